@@ -1,0 +1,35 @@
+"""Every error a user can meet, as children of one class: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class MetaLRError(Exception):
+    """Base of all errors that metalr_monai raises on purpose."""
+
+
+class BlockError(MetaLRError, ValueError):
+    """The blocks do not cover every parameter exactly once, or a pattern matches nothing."""
+
+
+class OptionError(MetaLRError, ValueError):
+    """An unknown option, or a value outside its range."""
+
+
+class OptimizerError(MetaLRError, ValueError):
+    """The optimizer cannot carry learned rates: no block names, or a step that is not linear in its rate."""
+
+
+class ConflictError(MetaLRError, RuntimeError):
+    """Something else writes the learning rates that MetaLR learns."""
+
+
+class MetaDataError(MetaLRError, ValueError):
+    """The meta set is empty, larger than the data, or shorter than one batch."""
+
+
+class StateError(MetaLRError, ValueError):
+    """A saved state does not fit the present blocks or options."""
+
+
+class EngineError(MetaLRError, TypeError):
+    """The Ignite engine is not one that the handler can drive."""
