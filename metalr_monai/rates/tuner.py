@@ -1,0 +1,412 @@
+"""MetaLR for a plain PyTorch loop: Algorithm 1 of Chen et al., MICCAI 2023, around any optimizer's own step.
+
+The tuner sits in the optimizer's step hooks, so whatever calls `optimizer.step()` (a loop, a GradScaler, an Ignite
+engine, gradient accumulation) finds the parameters final when the call returns.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from ..errors import BlockError, ConflictError, MetaDataError, OptimizerError, OptionError, StateError
+from .conflicts import name_of_scheduler
+from .history import RateHistory
+from .hypergradient import block_sums, hypergradient
+from .lookahead import Displacement, MetaRandomStream, find_ddp, frozen_statistics, without_synchronisation
+from .optimizer import groups_by_block, refuse_nonlinear_step
+from .options import read_options
+from .update import RULES, count_clipped, renormalized
+
+Loss = Callable[[], Tensor]
+HELD_CLASSIFIER_EPOCHS = 5
+
+
+class MetaLR:
+    """Learn one learning rate per block while training.
+
+    Each step: the optimizer takes its step with the present rates, which is the look-ahead θ̂ (Eq. 2); the gradient of
+    the meta batch there gives h_j = −⟨g_v,j , u_j⟩; the rates move by Eq. 3 or 5; the step is rescaled to them (Eq. 4).
+
+    Args:
+        optimizer: any torch optimizer whose step is linear in its rate, built from `param_groups`.
+        network: the network that the losses run; its buffers (batch norm's statistics) are put back after a meta pass.
+            May be wrapped by DDP (then d scalars are averaged over the ranks) or `torch.compile`.
+        preset: "paper", or "reference" for the published code's behaviour, quirk by quirk (comparison only).
+        scaler: the GradScaler of mixed-precision training, if there is one.
+        **options: fields of `Options`, on top of the preset.
+
+    Attributes:
+        history: a `RateHistory`, one row an optimizer step.
+        counts: `meta_steps`; `nonfinite` (hypergradients with NaN or infinity: step kept, rates untouched);
+            `clipped` (block updates where β·h was beyond 1 under Eq. 5).
+        meta_loss: zero-argument callable, for loops that call `optimizer.step()` themselves; `step` sets it for a step.
+
+    Raises:
+        OptionError, OptimizerError, BlockError, ConflictError: nothing has been changed then.
+
+    Example:
+        >>> import torch, metalr_monai
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> groups = metalr_monai.param_groups(net, {"body": "0", "head": "2"}, lr=1e-3)
+        >>> tuner = metalr_monai.MetaLR(torch.optim.Adam(groups), net, beta=0.1)
+        >>> x, meta_x = torch.ones(16, 4), torch.ones(16, 4)
+        >>> loss = tuner.step(lambda: net(x).square().mean(), lambda: net(meta_x).square().mean())
+        >>> tuner.lrs["head"] > 1e-3  # training and meta gradient agree, so the rate rises
+        True
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        network: nn.Module,
+        *,
+        preset: str = "paper",
+        scaler: GradScaler | None = None,
+        **options: Any,  # noqa: ANN401 - checked by read_options
+    ) -> None:
+        self.options = read_options(preset, options)
+        self._groups = groups_by_block(optimizer)
+        _refuse_second_tuner(optimizer)
+        refuse_nonlinear_step(optimizer)
+        self.optimizer, self.network, self.scaler = optimizer, network, scaler
+        self.names = tuple(self._groups)
+        self._start = self._starting_values()
+        self._learned = self._start.clone()
+        self._held_epochs = self._epochs_held()
+
+        parameters = [[p for group in groups for p in group["params"]] for groups in self._groups.values()]
+        self._displacement = Displacement(parameters)
+        self._random = MetaRandomStream([p.device for block in parameters for p in block], self.options.seed)
+        self._mean_h = torch.zeros(len(self.names), dtype=torch.float64)
+        self._mean_weight = 0.0
+
+        self.history = RateHistory(self.names)
+        self.counts = {"meta_steps": 0, "nonfinite": 0, "clipped": 0}
+        self.steps = 0
+        self.epoch = 0
+        self.meta_loss: Loss | None = None
+        self._owns_gradients = False
+        self._due = False
+        self._awaiting: list[float] | None = None  # rates of the step that the next training gradient will judge
+        self._h: list[float] | None = None
+        self._meta_loss_value = math.nan
+
+        self._rates = self._write_rates()
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    # ------------------------------------------------------------------ what a loop calls
+
+    def step(self, train_loss: Loss, meta_loss: Loss | None = None) -> Tensor:
+        """One training step with learned rates: forward, backward, look-ahead, rates, step, zero_grad.
+
+        It does what `train_loss().backward(); optimizer.step(); optimizer.zero_grad()` does; gradients of earlier
+        `backward()` calls are included (accumulation). Gradients are freed before the meta pass, which therefore adds
+        one copy of the trainable parameters to the memory and no more. Clip in `optimizer.register_step_pre_hook`.
+
+        Args:
+            train_loss: returns the scalar loss of the training batch.
+            meta_loss: returns the scalar loss of the meta batch, at the parameters of the moment of the call.
+
+        Returns:
+            The training loss, detached, shape ().
+        """
+        if (meta_loss is None) != self.options.one_pass:
+            expected = "no meta_loss with one_pass=True" if self.options.one_pass else "a meta_loss (or one_pass=True)"
+            raise OptionError(f"step() expects {expected}.")
+        loss = train_loss()
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        self.meta_loss, self._owns_gradients = meta_loss, True
+        try:
+            if self.scaler is None:
+                self.optimizer.step()
+            else:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+        finally:
+            self.meta_loss, self._owns_gradients = None, False
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def end_epoch(self) -> None:
+        """Tell that an epoch is over: blocks may leave their hold, and rates that never moved are reported."""
+        self.epoch += 1
+        if "rounded_rates" in self.options.quirks:
+            self._learned = self._learned.round(decimals=6)
+            self._rates = self._write_rates()
+        if self.epoch == 1 and self.counts["meta_steps"] and self.options.hyper_lr > 0 and not self._held_epochs:
+            self._warn_of_still_rates()
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """Block → present learning rate."""
+        return dict(zip(self.names, self._rates, strict=True))
+
+    def detach(self) -> None:
+        """Take the tuner off the optimizer; the groups keep the rates learned so far."""
+        for hook in self._hooks:
+            hook.remove()
+
+    # ------------------------------------------------------------------ around optimizer.step()
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs.get("closure") is not None or any(callable(arg) for arg in args[1:]):
+            raise OptimizerError("optimizer.step(closure) makes its gradients itself; call backward(), then step().")
+        self._refuse_overwritten_rates()
+        self._h, self._meta_loss_value = None, math.nan
+        if self._awaiting is not None:
+            self._judge_by_training_gradient(self._awaiting)
+        self._rates = self._write_rates()
+        self._due = self.steps % self.options.meta_every == 0 and self._schedule_value() > 0
+        if not self._due:
+            return
+        if not self.options.one_pass and self.meta_loss is None:
+            raise MetaDataError("No meta batch: call tuner.step(train_loss, meta_loss), or set tuner.meta_loss first.")
+        self._displacement.save()
+        self._due = bool(self._displacement.parameters)
+        if self._due and self.options.lookahead == "sgd":
+            self._judge_gradient_step()
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._due and self.options.lookahead == "applied":
+            self._displacement.measure()
+            if self.options.one_pass:
+                self._awaiting = list(self._rates)
+            else:
+                self._judge_applied_step()
+        self.history.add(self.steps, self.epoch, self._meta_loss_value, self._rates, self._h)
+        self.steps += 1
+
+    def _judge_applied_step(self) -> None:
+        """Two passes: g_v at the step just taken, then the step rescaled to the new rates (Eq. 2, 3/5, 4)."""
+        if self._owns_gradients:
+            self.optimizer.zero_grad()
+        old = self._rates
+        gradients, loss = self._meta_gradients()
+        self._learn(gradients, self._displacement.tensors, old, loss, self._loss_scale())
+        self._rates = self._write_rates()
+        self._displacement.rescale([new / was for new, was in zip(self._rates, old, strict=True)])
+
+    def _judge_gradient_step(self) -> None:
+        """Eq. 2 to the letter: g_v at θ − α·g, back to θ, and the optimizer's step follows with the new rates."""
+        if getattr(self.optimizer, "grad_scale", None) is not None:
+            raise OptimizerError("lookahead='sgd' needs unscaled gradients; call scaler.unscale_(optimizer) first.")
+        sign = -1.0 if "ascending_lookahead" in self.options.quirks else 1.0
+        self._displacement.descend([sign * rate for rate in self._rates])
+        gradients, loss = self._meta_gradients()
+        self._displacement.restore()
+        directions = [p.grad for p in self._displacement.parameters if p.grad is not None]
+        self._learn(gradients, directions, [sign] * len(self.names), loss, self._loss_scale())
+        self._rates = self._write_rates()
+
+    def _judge_by_training_gradient(self, rates: Sequence[float]) -> None:
+        """One pass: the gradient that training computed at the last step's end is its g_v."""
+        self._awaiting = None
+        gradients = [p.grad for p in self._displacement.parameters]
+        # A fused optimizer unscales inside its step, so here its gradients are still scaled.
+        self._learn(gradients, self._displacement.tensors, rates, None, getattr(self.optimizer, "grad_scale", None))
+
+    def _meta_gradients(self) -> tuple[Sequence[Tensor | None], Tensor]:
+        """g_v of the moving parameters, and the meta loss; leaves no trace in network or random streams."""
+        if self.meta_loss is None:
+            raise MetaDataError("No meta batch: call tuner.step(train_loss, meta_loss), or set tuner.meta_loss first.")
+        parameters = self._displacement.parameters
+        with (
+            frozen_statistics(self.network),
+            without_synchronisation(self.network),
+            self._random.active(),
+            torch.enable_grad(),
+        ):
+            loss = self.meta_loss()
+            scaled = loss if self.scaler is None else self.scaler.scale(loss)
+            return torch.autograd.grad(scaled, parameters, allow_unused=True), loss.detach()
+
+    # ------------------------------------------------------------------ the rates
+
+    def _learn(
+        self,
+        gradients: Sequence[Tensor | None],
+        directions: Sequence[Tensor],
+        distance: Sequence[float],
+        loss: Tensor | None,
+        loss_scale: Tensor | None,
+    ) -> None:
+        """h from g_v and Δ = distance·u, then the new rates. One transfer to the host for all blocks."""
+        cosine = self.options.scale == "cosine"
+        sums = block_sums(gradients, directions, self._displacement.block, len(self.names), norms=cosine)
+        if loss is not None:
+            sums = sums + 0 * loss.to(sums)  # a loss of NaN or infinity spoils h even where gradients are finite
+        self._average_over_ranks(sums)
+        if loss_scale is not None:
+            powers = torch.tensor([[1], [2], [0]][: len(sums)], device=sums.device)
+            sums = sums / loss_scale.to(sums) ** powers
+        loss = torch.full((), math.nan) if loss is None else loss
+        *flat, self._meta_loss_value = torch.cat([sums.flatten(), loss.reshape(1).to(sums)]).tolist()
+        on_host = torch.tensor(flat, dtype=torch.float64).reshape(sums.shape)
+        self._update(hypergradient(on_host, torch.tensor(distance, dtype=torch.float64)))
+
+    def _update(self, h: Tensor) -> None:
+        """Eq. 3, Eq. 5 or the exponential rule on the blocks that moved and are not held; bounds; guards."""
+        self.counts["meta_steps"] += 1
+        self._h = h.tolist()
+        moved = self._displacement.moving_blocks
+        free = torch.tensor([j in moved and self._held_epochs.get(j, 0) <= self.epoch for j in range(len(h))])
+        schedule = self._schedule_value()
+        if not bool(h.isfinite().all()):
+            self.counts["nonfinite"] += 1
+            return
+        if schedule == 0:
+            return
+        h = self._averaged(h)
+        coefficient, (lower, upper) = self.options.hyper_lr, self.options.limits
+        new = RULES[self.options.rule](self._learned * schedule, h, coefficient) / schedule
+        if self.options.rule == "proportional":
+            self.counts["clipped"] += count_clipped(h[free], coefficient)
+        new = torch.where(free, new.clamp(lower, upper), self._learned)
+        if self.options.renormalize:
+            new = torch.where(free, renormalized(new, free).clamp(lower, upper), new)
+        if coefficient > 0:
+            self._learned = new
+
+    def _averaged(self, h: Tensor) -> Tensor:
+        past = self.options.average
+        self._mean_h = past * self._mean_h + (1 - past) * h
+        self._mean_weight = past * self._mean_weight + (1 - past)
+        return self._mean_h / self._mean_weight
+
+    def _average_over_ranks(self, sums: Tensor) -> None:
+        """⟨mean g_v, u⟩ = mean of ⟨g_v, u⟩, for u is the same on all ranks. The cosine takes the ranks' mean ‖g_v‖²."""
+        ddp = find_ddp(self.network)
+        if ddp is not None:
+            torch.distributed.all_reduce(sums, group=ddp.process_group)
+            sums /= torch.distributed.get_world_size(ddp.process_group)
+
+    def _loss_scale(self) -> Tensor | None:
+        return None if self.scaler is None else self.scaler.scale(torch.ones((), device=self._device()))
+
+    def _device(self) -> torch.device:
+        return self._displacement.parameters[0].device
+
+    def _schedule_value(self) -> float:
+        if self.options.schedule is None:
+            return 1.0
+        value = float(self.options.schedule(self.steps))
+        if not 0 <= value < math.inf:
+            raise OptionError(f"schedule({self.steps}) is {value}; expected a finite rate of at least 0.")
+        return value
+
+    def _write_rates(self) -> list[float]:
+        """lr_j = s_t·m_j into the optimizer's groups."""
+        rates: list[float] = (self._schedule_value() * self._learned).tolist()
+        for groups, rate in zip(self._groups.values(), rates, strict=True):
+            for group in groups:
+                group["lr"] = rate
+        return rates
+
+    def _refuse_overwritten_rates(self) -> None:
+        for (name, groups), rate in zip(self._groups.items(), self._rates, strict=True):
+            for group in groups:
+                if group["lr"] != rate:
+                    raise ConflictError(
+                        f"The rate of block {name!r} was {rate:g} after the last step and is now {group['lr']:g}: "
+                        f"{name_of_scheduler(self.optimizer)} overwrote it. Remove that, and give the schedule to "
+                        f"MetaLR (schedule=lambda t: ...), which multiplies it by the learned multipliers. "
+                        f"After loading an optimizer's state, load the tuner's too."
+                    )
+
+    # ------------------------------------------------------------------ starting values
+
+    def _starting_values(self) -> Tensor:
+        """Rates of the groups, or their multipliers where there is a schedule; shape (d,), float64."""
+        key, default = ("lr", None) if self.options.schedule is None else ("multiplier", 1.0)
+        values = torch.tensor([groups[0].get(key, default) for groups in self._groups.values()], dtype=torch.float64)
+        if "tenth_start" in self.options.quirks:
+            values[:-1] *= 0.1
+        lower, upper = self.options.limits
+        for name, value in zip(self.names, values.tolist(), strict=True):
+            if not lower <= value <= upper:
+                raise OptionError(
+                    f"Block {name!r} starts at {value:g}, outside of the bounds [{lower:g}, {upper:g}]; "
+                    f"start it inside, or give bounds=(lowest, highest)."
+                )
+        return values
+
+    def _epochs_held(self) -> dict[int, int]:
+        held = dict(self.options.hold)
+        if "held_classifier" in self.options.quirks:
+            held.setdefault(self.names[-1], HELD_CLASSIFIER_EPOCHS)
+        unknown = [name for name in held if name not in self.names]
+        if unknown:
+            raise BlockError(f"hold names {', '.join(map(repr, unknown))}; the blocks are {', '.join(self.names)}.")
+        return {self.names.index(name): epochs for name, epochs in held.items()}
+
+    def _warn_of_still_rates(self) -> None:
+        if torch.equal(self._learned, self._start):
+            warnings.warn(
+                f"No rate has moved in {self.counts['meta_steps']} meta steps ({self.counts['nonfinite']} of them not "
+                f"finite): see tuner.history.hypergradients, and raise beta or eta.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain containers only; with the optimizer's own state it makes resuming exact."""
+        awaiting = self._awaiting is not None
+        return {
+            "names": list(self.names),
+            "relative": self.options.schedule is not None,
+            "learned": self._learned.clone(),
+            "start": self._start.clone(),
+            "mean_h": self._mean_h.clone(),
+            "mean_weight": self._mean_weight,
+            "steps": self.steps,
+            "epoch": self.epoch,
+            "counts": dict(self.counts),
+            "random": self._random.state_dict(),
+            "awaiting": self._awaiting,
+            "displacement": self._displacement.state_dict() if awaiting else {},
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict()` was taken.
+
+        Raises:
+            StateError: the blocks are others, or one state has rates and the other multipliers; nothing is changed.
+        """
+        if tuple(state["names"]) != self.names:
+            raise StateError(
+                f"The saved state has the blocks {', '.join(state['names'])}; here they are {', '.join(self.names)}. "
+                f"Build the optimizer with the same block specification."
+            )
+        if state["relative"] != (self.options.schedule is not None):
+            saved, here = ("multipliers", "rates") if state["relative"] else ("rates", "multipliers")
+            raise StateError(
+                f"The saved state has learned {saved}, this tuner learns {here}; set schedule= accordingly."
+            )
+        self._learned, self._start = state["learned"].cpu().clone(), state["start"].cpu().clone()
+        self._mean_h, self._mean_weight = state["mean_h"].cpu().clone(), float(state["mean_weight"])
+        self.steps, self.epoch, self.counts = state["steps"], state["epoch"], dict(state["counts"])
+        self._random.load_state_dict(state["random"])
+        self._awaiting = None if state["awaiting"] is None else list(state["awaiting"])
+        self._displacement.load_state_dict(state["displacement"])
+        self.history.load_state_dict(state["history"])
+        self._rates = self._write_rates()
+
+
+def _refuse_second_tuner(optimizer: Optimizer) -> None:
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), MetaLR) for hook in hooks):
+        raise ConflictError("This optimizer already has a MetaLR; call its detach() before making another.")
