@@ -30,7 +30,7 @@ def squared_error(network: Callable[[Tensor], Tensor], data: tuple[Tensor, Tenso
     return (network(x) - y).square().mean()
 
 
-def groups(network: nn.Module, lr: float = 1e-2) -> list[dict]:
+def groups(network: nn.Module, lr: float = 5e-3) -> list[dict]:
     return metalr_monai.param_groups(network, MLP_BLOCKS, lr)
 
 

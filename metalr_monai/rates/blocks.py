@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, zip_longest
+from itertools import groupby, pairwise, zip_longest
 from typing import Any
 
 from torch import nn
@@ -435,7 +435,7 @@ def _merged(runs: list[_Run]) -> list[_Run]:
 def _even(row: list[_Run], count: int) -> list[_Run]:
     """A row of blocks merged into `count` pieces of about equal length."""
     cuts = [piece * len(row) // count for piece in range(count + 1)]
-    chunks = [row[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    chunks = [row[start:end] for start, end in pairwise(cuts)]
     return [_Run(c[0].first, c[-1].last, {n: p for run in c for n, p in run.tensors.items()}) for c in chunks]
 
 

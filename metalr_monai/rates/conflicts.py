@@ -10,7 +10,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 def schedulers_of(optimizer: Optimizer) -> list[LRScheduler]:
     """The living torch schedulers that drive this optimizer. Walks all objects: for start-up and errors."""
-    return [o for o in gc.get_objects() if isinstance(o, LRScheduler) and getattr(o, "optimizer", None) is optimizer]
+    # type(o), for isinstance would wake deprecated and lazy objects by reading their __class__
+    found = [o for o in gc.get_objects() if issubclass(type(o), LRScheduler)]
+    return [scheduler for scheduler in found if scheduler.optimizer is optimizer]
 
 
 def name_of_scheduler(optimizer: Optimizer) -> str:

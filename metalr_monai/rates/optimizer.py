@@ -17,13 +17,15 @@ PROBE_STEPS = 3  # the first step of Rprop and ASGD is linear, later ones are no
 PROBE_FACTORS = (1.0, 2.0, 0.5)
 
 
-def groups_by_block(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
-    """Block name → its parameter groups, in group order; several groups may share a block and its rate.
+def groups_by_block(optimizer: Optimizer) -> dict[str, list[int]]:
+    """Block name → numbers of its parameter groups, in group order; several groups may share a block and its rate.
+
+    Numbers, for loading a state replaces the group dictionaries.
 
     Raises:
         OptimizerError: a group has no `name`, its rate is no positive float, or groups of one block differ in rate.
     """
-    blocks: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    blocks: dict[str, list[int]] = defaultdict(list)
     for number, group in enumerate(optimizer.param_groups):
         name, rate = group.get("name"), group["lr"]
         if not isinstance(name, str) or not name:
@@ -36,12 +38,12 @@ def groups_by_block(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
                 f"Block {name!r} starts at rate {rate!r}; expected a float above 0. "
                 f"To keep a block fixed, set requires_grad=False on its parameters."
             )
-        if blocks[name] and blocks[name][0]["lr"] != rate:
+        first = optimizer.param_groups[blocks[name][0]]["lr"] if blocks[name] else rate
+        if first != rate:
             raise OptimizerError(
-                f"Two groups of block {name!r} start at different rates, {blocks[name][0]['lr']} and {rate}; "
-                f"a block has one rate."
+                f"Two groups of block {name!r} start at different rates, {first} and {rate}; a block has one rate."
             )
-        blocks[name].append(group)
+        blocks[name].append(number)
     return dict(blocks)
 
 
@@ -73,20 +75,31 @@ def refuse_nonlinear_step(optimizer: Optimizer) -> None:
 
 
 def _tiny_copy(optimizer: Optimizer) -> Optimizer:
-    """The same class and settings over one 2×3 parameter a group, without the real parameters or state."""
-    memo: dict[int, Any] = {}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            start = torch.linspace(0.5, 1.5, 6, dtype=torch.float64, device=p.device).reshape(2, 3)
-            memo[id(p)] = nn.Parameter(start)
+    """The same class, settings and kind of state over one 2×3 parameter a group; the real ones are left alone."""
+    real = [group["params"][:1] for group in optimizer.param_groups]
+    memo: dict[int, Any] = {id(p): None for p in _parameters(optimizer)}
+    memo.update({id(p): nn.Parameter(_tiny_like(p)) for first in real for p in first})
     state, optimizer.state = optimizer.state, defaultdict(dict)
     try:
         probe = copy.deepcopy(optimizer, memo)
     finally:
         optimizer.state = state
-    for group in probe.param_groups:
-        del group["params"][1:]
+    for group, first in zip(probe.param_groups, real, strict=True):
+        group["params"] = [memo[id(p)] for p in first]
+        for p in first:  # some optimizers, Adagrad among them, are born with state
+            if p in state:
+                probe.state[memo[id(p)]] = {key: _tiny_state(value, p) for key, value in state[p].items()}
     return probe
+
+
+def _tiny_like(p: Tensor) -> Tensor:
+    return torch.linspace(0.5, 1.5, 6, dtype=torch.float64, device=p.device).reshape(2, 3)
+
+
+def _tiny_state(value: object, p: Tensor) -> object:
+    if isinstance(value, Tensor) and value.shape == p.shape and value.numel():
+        return torch.full_like(_tiny_like(p), value.detach().reshape(-1)[0].item())
+    return copy.deepcopy(value)
 
 
 def _trial(probe: Optimizer, factor: float, step: int) -> Optimizer:

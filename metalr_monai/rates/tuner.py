@@ -73,16 +73,16 @@ class MetaLR:
         **options: Any,  # noqa: ANN401 - checked by read_options
     ) -> None:
         self.options = read_options(preset, options)
-        self._groups = groups_by_block(optimizer)
+        self._group_numbers = groups_by_block(optimizer)
         _refuse_second_tuner(optimizer)
         refuse_nonlinear_step(optimizer)
         self.optimizer, self.network, self.scaler = optimizer, network, scaler
-        self.names = tuple(self._groups)
+        self.names = tuple(self._group_numbers)
         self._start = self._starting_values()
         self._learned = self._start.clone()
         self._held_epochs = self._epochs_held()
 
-        parameters = [[p for group in groups for p in group["params"]] for groups in self._groups.values()]
+        parameters = [[p for group in groups for p in group["params"]] for groups in self._block_groups()]
         self._displacement = Displacement(parameters)
         self._random = MetaRandomStream([p.device for block in parameters for p in block], self.options.seed)
         self._mean_h = torch.zeros(len(self.names), dtype=torch.float64)
@@ -305,16 +305,20 @@ class MetaLR:
             raise OptionError(f"schedule({self.steps}) is {value}; expected a finite rate of at least 0.")
         return value
 
+    def _block_groups(self) -> list[list[dict[str, Any]]]:
+        """The optimizer's groups of each block."""
+        return [[self.optimizer.param_groups[i] for i in numbers] for numbers in self._group_numbers.values()]
+
     def _write_rates(self) -> list[float]:
         """lr_j = s_t·m_j into the optimizer's groups."""
         rates: list[float] = (self._schedule_value() * self._learned).tolist()
-        for groups, rate in zip(self._groups.values(), rates, strict=True):
+        for groups, rate in zip(self._block_groups(), rates, strict=True):
             for group in groups:
                 group["lr"] = rate
         return rates
 
     def _refuse_overwritten_rates(self) -> None:
-        for (name, groups), rate in zip(self._groups.items(), self._rates, strict=True):
+        for name, groups, rate in zip(self.names, self._block_groups(), self._rates, strict=True):
             for group in groups:
                 if group["lr"] != rate:
                     raise ConflictError(
@@ -329,7 +333,7 @@ class MetaLR:
     def _starting_values(self) -> Tensor:
         """Rates of the groups, or their multipliers where there is a schedule; shape (d,), float64."""
         key, default = ("lr", None) if self.options.schedule is None else ("multiplier", 1.0)
-        values = torch.tensor([groups[0].get(key, default) for groups in self._groups.values()], dtype=torch.float64)
+        values = torch.tensor([groups[0].get(key, default) for groups in self._block_groups()], dtype=torch.float64)
         if "tenth_start" in self.options.quirks:
             values[:-1] *= 0.1
         lower, upper = self.options.limits
