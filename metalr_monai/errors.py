@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
+
 
 class MetaLRError(Exception):
     """Base of all errors that metalr_monai raises on purpose."""
@@ -33,3 +36,15 @@ class StateError(MetaLRError, ValueError):
 
 class EngineError(MetaLRError, TypeError):
     """The Ignite engine is not one that the handler can drive."""
+
+
+def near_misses(name: str, candidates: Iterable[str]) -> str:
+    """A sentence for an error message with the names that `name` may have meant, or nothing."""
+    near = difflib.get_close_matches(name, list(candidates), n=5)
+    return f" Did you mean {', '.join(near)}?" if near else ""
+
+
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """`a, b, c and 7 more`."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

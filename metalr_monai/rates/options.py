@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, near_misses
 from .update import RULES
 
 PAPER_BOUNDS = (1e-6, 1e-2)  # Sec. 2.2, on rates
@@ -134,9 +133,9 @@ def read_options(preset: str, options: Mapping[str, Any]) -> Options:
 def _one_of(name: str, value: Any, allowed: Any) -> None:  # noqa: ANN401 - user input may be anything
     if value in tuple(allowed):
         return
-    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=3)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
-    raise OptionError(f"{name} {value!r} does not exist; expected one of {', '.join(allowed)}.{hint}")
+    raise OptionError(
+        f"{name} {value!r} does not exist; expected one of {', '.join(allowed)}.{near_misses(str(value), allowed)}"
+    )
 
 
 def _in_range(name: str, value: float, lowest: float, below: float) -> None:

@@ -1,0 +1,84 @@
+"""Hold a meta-validation set out of the training data (the paper: 23 of 111 volumes, or 25 % of the images)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
+from ..errors import MetaDataError
+
+T = TypeVar("T")
+
+
+@overload
+def hold_out(data: list[T], amount: float, seed: int = 0) -> tuple[list[T], list[T]]: ...
+@overload
+def hold_out(data: Dataset[T], amount: float, seed: int = 0) -> tuple[Subset[T], Subset[T]]: ...
+def hold_out(data: Any, amount: float, seed: int = 0) -> tuple[Any, Any]:
+    """Split a data list or a map-style data set into a training and a meta part, disjoint, each in the given order.
+
+    Args:
+        data: list of items, or a data set (the parts are then `Subset`s of it and share its cache).
+        amount: number of items to hold out, as an int ≥ 1, or their share, as a float in (0, 1).
+        seed: chooses the items.
+
+    Raises:
+        MetaDataError: nothing, or everything, would be held out.
+
+    Example:
+        >>> train, meta = hold_out(list(range(111)), 23)
+        >>> len(train), len(meta), set(train) & set(meta)
+        (88, 23, set())
+    """
+    total = len(data)
+    count = _count(amount, total)
+    chosen = set(np.random.default_rng(seed).permutation(total)[:count].tolist())
+    train, meta = [i for i in range(total) if i not in chosen], sorted(chosen)
+    if isinstance(data, Dataset):
+        return Subset(data, train), Subset(data, meta)
+    return [data[i] for i in train], [data[i] for i in meta]
+
+
+def _count(amount: float, total: int) -> int:
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        raise MetaDataError(f"The meta set's size is {amount!r}; expected a count such as 23 or a share such as 0.25.")
+    if isinstance(amount, float) and not 0 < amount < 1:
+        raise MetaDataError(
+            f"The meta set's share is {amount!r}; expected a float between 0 and 1, or an int to count."
+        )
+    count = round(amount * total) if isinstance(amount, float) else amount
+    if count < 1:
+        raise MetaDataError(f"The meta set would be empty: {amount!r} of {total} items. Hold out at least one.")
+    if count >= total:
+        raise MetaDataError(
+            f"The meta set would take {count} of {total} items and leave nothing to train on. Hold out fewer, or use "
+            f"another training batch as meta batch (meta='training')."
+        )
+    return count
+
+
+def case_names(data: Sequence[Any] | Dataset[Any]) -> list[str]:
+    """What to call each item in a log: its `case_id`, else the file name of its image, else its number."""
+    if isinstance(data, Subset):
+        names = case_names(data.dataset)
+        return [names[i] for i in data.indices]
+    items = data if isinstance(data, Sequence) else getattr(data, "data", None)
+    if not isinstance(items, Sequence):
+        return [str(i) for i in range(len(data))]  # type: ignore[arg-type]
+    return [_case_name(item, i) for i, item in enumerate(items)]
+
+
+def _case_name(item: object, number: int) -> str:
+    if isinstance(item, Mapping):
+        if "case_id" in item:
+            return str(item["case_id"])
+        image = item.get("image")
+        first = image[0] if isinstance(image, (list, tuple)) and image else image
+        if isinstance(first, (str, PathLike)):
+            return Path(first).name
+    return str(number)

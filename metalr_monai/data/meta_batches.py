@@ -1,0 +1,194 @@
+"""An endless stream of meta batches that disturbs no other random stream and can be resumed at any batch."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Randomizable
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+from ..errors import MetaDataError
+
+IndexBatches = Callable[[int], list[list[int]]]  # epoch of the meta stream → its batches of item numbers
+ItemKey = tuple[tuple[int, ...], int]
+
+
+class MetaBatches(Iterator[Any]):
+    """Meta batches, one a call of `next`, for ever.
+
+    Every item is drawn with random numbers of its own, seeded by (seed, rank, batch, place), so a batch is the same
+    whatever the number of workers, and the stream goes on from its position alone. Random transforms are copies.
+
+    Args:
+        loader: gives data set, batch size, collation, workers and pinning. Its own stream is not advanced.
+        order: "shuffled": all items, shuffled anew each time round, incomplete batches dropped; "loader": the loader's
+            own batch sampler, as for weighted sampling; "first": the first batch, always (the published code).
+        seed: of the order and of the random transforms.
+        rank, world_size: "shuffled" deals the items out to the ranks.
+
+    Raises:
+        MetaDataError: the loader has no items, fewer than a batch (on each rank), or cannot be indexed.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], *, order: str = "shuffled", seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self._loader = loader
+        self._seed = (seed, rank)
+        self._batches = _index_batches(loader, order, seed, rank, world_size)
+        self._dataset = _SeededItems(with_own_transforms(loader.dataset))
+        self._position = 0
+        self._iterator: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:  # noqa: ANN401 - a batch is what the collation makes
+        if self._iterator is None:
+            self._iterator = self._iterate()
+        batch = next(self._iterator)
+        self._position += 1
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches drawn so far."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind that many batches; none of them is loaded."""
+        self._position, self._iterator = state["position"], None
+
+    def _iterate(self) -> Iterator[Any]:
+        loader = self._loader
+        workers: dict[str, Any] = {}
+        if loader.num_workers:
+            workers = {
+                "multiprocessing_context": loader.multiprocessing_context,
+                "prefetch_factor": loader.prefetch_factor,
+            }
+        return iter(
+            DataLoader(
+                self._dataset,
+                batch_sampler=_EndlessKeys(self._batches, self._seed, self._position),
+                collate_fn=loader.collate_fn,
+                num_workers=loader.num_workers,
+                pin_memory=loader.pin_memory,
+                generator=torch.Generator(),  # or it would draw its seed from the training stream
+                **workers,
+            )
+        )
+
+
+def with_own_transforms(dataset: Dataset[Any]) -> Dataset[Any]:
+    """A shallow copy that shares items and caches but draws its random transforms apart, through `Subset`s too."""
+    twin = copy.copy(dataset)
+    if hasattr(twin, "transform"):
+        twin.transform = copy.deepcopy(twin.transform)
+    if isinstance(getattr(twin, "dataset", None), Dataset):
+        twin.dataset = with_own_transforms(twin.dataset)  # type: ignore[attr-defined]
+    return twin
+
+
+class _SeededItems(Dataset[Any]):
+    """Items by (seed, number): the seed fixes every random number that loading the item draws."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+        self._random: list[Randomizable] = []
+        inner: object = dataset
+        while isinstance(inner, Dataset):
+            transform = getattr(inner, "transform", None)
+            self._random += [r for r in (inner, transform) if isinstance(r, Randomizable)]
+            inner = getattr(inner, "dataset", None)
+
+    def __getitem__(self, key: ItemKey) -> Any:  # noqa: ANN401 - an item is what the data set makes
+        seed, index = key
+        number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        with _seeded(number):
+            for randomizable in self._random:
+                randomizable.set_random_state(seed=number)
+            return self._dataset[index]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Python, NumPy and torch (CPU) seeded inside, and as before outside."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class _EndlessKeys(Sampler[list[ItemKey]]):
+    """Batches of item keys from batch number `start` on, epoch after epoch."""
+
+    def __init__(self, batches: IndexBatches, seed: tuple[int, ...], start: int) -> None:
+        self._batches, self._seed, self._start = batches, seed, start
+
+    def __iter__(self) -> Iterator[list[ItemKey]]:
+        number = epoch = 0
+        while True:
+            for batch in self._batches(epoch):
+                if number >= self._start:
+                    yield [((*self._seed, number, place), index) for place, index in enumerate(batch)]
+                number += 1
+            epoch += 1
+
+
+def _index_batches(loader: DataLoader[Any], order: str, seed: int, rank: int, world_size: int) -> IndexBatches:
+    total, size = _sizes(loader)
+    if total == 0:
+        raise MetaDataError("The meta loader's data set is empty; give it at least one batch of items.")
+    if order == "first":
+        first = list(range(min(size, total)))
+        return lambda epoch: [first]
+    if order == "loader":
+        _refuse_short(total, size, "the meta loader")
+        return lambda epoch: _sampled(loader, seed, epoch)
+    _refuse_short(total // world_size, size, "each rank's share of the meta set" if world_size > 1 else "the meta set")
+    return lambda epoch: _shuffled(total, size, seed, epoch, rank, world_size)
+
+
+def _sizes(loader: DataLoader[Any]) -> tuple[int, int]:
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if loader.batch_sampler is None or not hasattr(loader.dataset, "__len__") or size is None:
+        raise MetaDataError(
+            f"The meta loader over {type(loader.dataset).__name__} cannot be indexed in batches; expected a map-style "
+            f"data set and a batch size."
+        )
+    return len(loader.dataset), int(size)
+
+
+def _refuse_short(total: int, size: int, what: str) -> None:
+    if total < size:
+        raise MetaDataError(
+            f"{what[0].upper()}{what[1:]} has {total} items, which is shorter than one batch of {size}. "
+            f"Hold out more, or give a smaller meta batch size."
+        )
+
+
+def _shuffled(total: int, size: int, seed: int, epoch: int, rank: int, world_size: int) -> list[list[int]]:
+    order = np.random.default_rng((seed, epoch)).permutation(total)[rank::world_size].tolist()
+    return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+
+
+def _sampled(loader: DataLoader[Any], seed: int, epoch: int) -> list[list[int]]:
+    number = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    sampler = loader.sampler
+    if isinstance(sampler, DistributedSampler):
+        sampler.set_epoch(epoch)
+    batches: Sequence[list[int]] | Any = loader.batch_sampler
+    with _seeded(number):
+        found = [list(batch) for batch in batches]
+    if not found:
+        raise MetaDataError("The meta loader's sampler gives no batch; is it shorter than a batch with drop_last=True?")
+    return found
