@@ -29,6 +29,7 @@ class MetaBatches(Iterator[Any]):
         loader: gives data set, batch size, collation, workers and pinning. Its own stream is not advanced.
         order: "shuffled": all items, shuffled anew each time round, incomplete batches dropped; "loader": the loader's
             own batch sampler, as for weighted sampling; "first": the first batch, always (the published code).
+        batch_size: items a batch; the loader's own by default.
         seed: of the order and of the random transforms.
         rank, world_size: "shuffled" deals the items out to the ranks.
 
@@ -37,11 +38,18 @@ class MetaBatches(Iterator[Any]):
     """
 
     def __init__(
-        self, loader: DataLoader[Any], *, order: str = "shuffled", seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        loader: DataLoader[Any],
+        *,
+        order: str = "shuffled",
+        batch_size: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._loader = loader
         self._seed = (seed, rank)
-        self._batches = _index_batches(loader, order, seed, rank, world_size)
+        self._batches = _index_batches(loader, order, batch_size, seed, rank, world_size)
         self._dataset = _SeededItems(with_own_transforms(loader.dataset))
         self._position = 0
         self._iterator: Iterator[Any] | None = None
@@ -144,8 +152,10 @@ class _EndlessKeys(Sampler[list[ItemKey]]):
             epoch += 1
 
 
-def _index_batches(loader: DataLoader[Any], order: str, seed: int, rank: int, world_size: int) -> IndexBatches:
-    total, size = _sizes(loader)
+def _index_batches(
+    loader: DataLoader[Any], order: str, batch_size: int | None, seed: int, rank: int, world_size: int
+) -> IndexBatches:
+    total, size = _sizes(loader, batch_size)
     if total == 0:
         raise MetaDataError("The meta loader's data set is empty; give it at least one batch of items.")
     if order == "first":
@@ -153,13 +163,18 @@ def _index_batches(loader: DataLoader[Any], order: str, seed: int, rank: int, wo
         return lambda epoch: [first]
     if order == "loader":
         _refuse_short(total, size, "the meta loader")
+        if batch_size is not None and batch_size != loader.batch_size:
+            raise MetaDataError(
+                f"meta_batch_size is {batch_size}, but the meta loader makes its own batches of {loader.batch_size}; "
+                f"set the size in the loader."
+            )
         return lambda epoch: _sampled(loader, seed, epoch)
     _refuse_short(total // world_size, size, "each rank's share of the meta set" if world_size > 1 else "the meta set")
     return lambda epoch: _shuffled(total, size, seed, epoch, rank, world_size)
 
 
-def _sizes(loader: DataLoader[Any]) -> tuple[int, int]:
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+def _sizes(loader: DataLoader[Any], batch_size: int | None) -> tuple[int, int]:
+    size = batch_size or loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     if loader.batch_sampler is None or not hasattr(loader.dataset, "__len__") or size is None:
         raise MetaDataError(
             f"The meta loader over {type(loader.dataset).__name__} cannot be indexed in batches; expected a map-style "

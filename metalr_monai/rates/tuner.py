@@ -17,12 +17,14 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..errors import BlockError, ConflictError, MetaDataError, OptimizerError, OptionError, StateError
+from .blocks import Blocks
 from .conflicts import name_of_scheduler
 from .history import RateHistory
 from .hypergradient import block_sums, hypergradient
 from .lookahead import Displacement, MetaRandomStream, find_ddp, frozen_statistics, without_synchronisation
 from .optimizer import groups_by_block, refuse_nonlinear_step
 from .options import read_options
+from .parameter_names import named_parameters
 from .update import RULES, count_clipped, renormalized
 
 Loss = Callable[[], Tensor]
@@ -151,6 +153,21 @@ class MetaLR:
     def lrs(self) -> dict[str, float]:
         """Block → present learning rate."""
         return dict(zip(self.names, self._rates, strict=True))
+
+    def describe(self) -> str:
+        """A table of the blocks: tensors, parameters, trainable ones, present rate."""
+        return self.blocks.table(self.lrs)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks as the optimizer's groups have them."""
+        known = named_parameters(self.network)
+        name_of = {id(p): name for name, p in known.items()}
+        tensors: dict[str, dict[str, nn.Parameter]] = {}
+        for block, groups in zip(self.names, self._block_groups(), strict=True):
+            parameters = [p for group in groups for p in group["params"]]
+            tensors[block] = {name_of.get(id(p), f"{block}[{i}]"): p for i, p in enumerate(parameters)}
+        return Blocks(tensors)
 
     def detach(self) -> None:
         """Take the tuner off the optimizer; the groups keep the rates learned so far."""
