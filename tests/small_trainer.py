@@ -9,6 +9,8 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
 
 import metalr_monai
 
@@ -31,7 +33,9 @@ class Net(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
-def make_trainer(handlers, *, lr=1e-3, epochs=2, batch_size=2, optimizer=torch.optim.Adam, count=10, **settings):
+def make_trainer(
+    handlers, *, lr=1e-3, epochs=2, batch_size=2, optimizer=torch.optim.Adam, distributed=False, **settings
+):
     """Images of 8×8 with random augmentation, shuffled; network, optimizer and streams are the same in each call."""
     torch.manual_seed(0)
     network = Net()
@@ -39,13 +43,15 @@ def make_trainer(handlers, *, lr=1e-3, epochs=2, batch_size=2, optimizer=torch.o
         [EnsureTyped(("image", "label")), RandFlipd("image", prob=0.5), RandGaussianNoised("image", prob=0.5)]
     )
     transform.set_random_state(1)
-    dataset = CacheDataset(items(count), transform, progress=False)
+    dataset = CacheDataset(items(), transform, progress=False)
+    sampler = DistributedSampler(dataset) if distributed else None
+    groups = metalr_monai.param_groups(network, "auto", lr)
     return SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
-        train_data_loader=DataLoader(dataset, batch_size=batch_size, shuffle=True),
-        network=network,
-        optimizer=optimizer(metalr_monai.param_groups(network, "auto", lr)),
+        train_data_loader=DataLoader(dataset, batch_size=batch_size, shuffle=sampler is None, sampler=sampler),
+        network=DistributedDataParallel(network) if distributed else network,
+        optimizer=optimizer(groups),
         loss_function=nn.CrossEntropyLoss(),
         inferer=SimpleInferer(),
         train_handlers=handlers,

@@ -200,33 +200,38 @@ def test_every_error_is_a_metalr_error():
 # Mixed precision, gradient accumulation and clipping
 
 
-def test_a_gradient_scaler_changes_nothing_but_the_scale():
-    results = []
-    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
-        for options in ({}, {"one_pass": True}, {"scale": "cosine"}, {"lookahead": "sgd"}):
-            network = mlp()
-            optimizer = torch.optim.Adam(groups(network))
-            tuner = MetaLR(optimizer, network, scaler=scaler, **options)
-            for t in range(4):
-                meta = () if options.get("one_pass") else (lambda t=t: squared_error(network, batch(50 + t)),)
-                tuner.step(lambda t=t: squared_error(network, batch(t)), *meta)
-            results.append((tuner.history.hypergradients, [p.detach() for p in network.parameters()]))
-    for (h, ours), (plain_h, plain) in zip(results[4:], results[:4], strict=True):
-        torch.testing.assert_close(h, plain_h, rtol=1e-9, atol=0, equal_nan=True)
-        for p, q in zip(ours, plain, strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+def four_steps(make=torch.optim.Adam, scaler=None, **options):
+    network = mlp()
+    tuner = MetaLR(make(groups(network)), network, scaler=scaler, **options)
+    for t in range(4):
+        meta = () if options.get("one_pass") else (lambda t=t: squared_error(network, batch(50 + t)),)
+        tuner.step(lambda t=t: squared_error(network, batch(t)), *meta)
+    return tuner.history.hypergradients, [p.detach() for p in network.parameters()]
 
 
-def test_a_fused_optimizer_under_a_scaler_gives_the_same_one_pass_hypergradients():
-    histories = []
-    for fused in (False, True):
-        network = mlp()
-        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-        tuner = MetaLR(torch.optim.Adam(groups(network), fused=fused), network, scaler=scaler, one_pass=True)
-        for t in range(4):
-            tuner.step(lambda t=t: squared_error(network, batch(t)))
-        histories.append(tuner.history.hypergradients)
-    torch.testing.assert_close(*histories, rtol=1e-9, atol=0, equal_nan=True)
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}, {"scale": "cosine"}], ids=str)
+def test_a_gradient_scaler_changes_nothing_but_the_scale(options):
+    h, ours = four_steps(scaler=torch.amp.GradScaler("cpu", init_scale=1024.0), **options)
+    plain_h, plain = four_steps(**options)
+    torch.testing.assert_close(h, plain_h, rtol=1e-9, atol=0, equal_nan=True)
+    for p, q in zip(ours, plain, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def fused_adam(parameters):
+    return torch.optim.Adam(parameters, fused=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}], ids=str)
+def test_a_fused_optimizer_that_unscales_inside_its_step_gives_the_same_hypergradients(options):
+    h, _ = four_steps(fused_adam, torch.amp.GradScaler("cpu", init_scale=64.0), **options)
+    plain_h, _ = four_steps(**options)
+    torch.testing.assert_close(h, plain_h, rtol=1e-9, atol=0, equal_nan=True)
+
+
+def test_a_gradient_step_lookahead_needs_unscaled_gradients():
+    with pytest.raises(OptimizerError, match=r"call scaler\.unscale_\(optimizer\) first"):
+        four_steps(fused_adam, torch.amp.GradScaler("cpu"), lookahead="sgd")
 
 
 def test_a_step_that_the_scaler_skips_updates_no_rate():
@@ -243,19 +248,18 @@ def test_a_step_that_the_scaler_skips_updates_no_rate():
 
 
 def test_accumulated_gradients_make_one_step_of_their_sum():
-    results = []
-    for accumulate in (False, True):
-        network = mlp()
-        tuner = MetaLR(torch.optim.Adam(groups(network)), network)
-        first, second = batch(0), batch(1)
-        if accumulate:
-            (squared_error(network, first) / 2).backward()
-            train = lambda: squared_error(network, second) / 2  # noqa: E731
-        else:
-            train = lambda: (squared_error(network, first) + squared_error(network, second)) / 2  # noqa: E731
-        tuner.step(train, lambda: squared_error(network, batch(2)))
-        results.append((tuner.history.hypergradients, [p.detach() for p in network.parameters()]))
-    torch.testing.assert_close(*(h for h, _ in results), rtol=1e-10, atol=0)
+    first, second, meta = batch(0), batch(1), batch(2)
+    network, twin = mlp(), mlp()
+    tuner = MetaLR(torch.optim.Adam(groups(network)), network)
+    (squared_error(network, first) / 2).backward()
+    tuner.step(lambda: squared_error(network, second) / 2, lambda: squared_error(network, meta))
+    at_once = MetaLR(torch.optim.Adam(groups(twin)), twin)
+    at_once.step(
+        lambda: (squared_error(twin, first) + squared_error(twin, second)) / 2, lambda: squared_error(twin, meta)
+    )
+    torch.testing.assert_close(tuner.history.hypergradients, at_once.history.hypergradients, rtol=1e-10, atol=0)
+    for p, q in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
 
 
 def test_a_clipped_step_is_judged_as_clipped():

@@ -1,0 +1,153 @@
+"""A real gloo process group of two: the same rates on both ranks, d scalars on the wire."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from small import batch, groups, mlp, squared_error
+from small_trainer import make_trainer
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+import metalr_monai
+from metalr_monai import MetaLR, MetaLRHandler
+
+WORLD, STEPS = 2, 6
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
+
+
+def in_two_processes(work, folder: Path) -> list[dict]:
+    """Run `work(rank)` in two processes that share a gloo group; what each returns."""
+    torch.multiprocessing.start_processes(_join, (work, str(folder)), nprocs=WORLD, start_method="spawn")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+def _join(rank: int, work, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update({"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(WORLD)})
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    torch.save(work(rank), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def half(data, rank):
+    return tuple(part[rank::WORLD] for part in data)
+
+
+OPTIONS = [{}, {"one_pass": True}, {"lookahead": "sgd"}]
+
+
+def learn(network, tuner, one_pass, take=lambda data: data):
+    for t in range(STEPS):
+        train, meta = take(batch(t)), take(batch(100 + t))
+        meta_loss = () if one_pass else (lambda meta=meta: squared_error(network, meta),)
+        tuner.step(lambda train=train: squared_error(network, train), *meta_loss)
+
+
+def two_ranks(rank: int) -> dict:
+    found = {}
+    for number, options in enumerate(OPTIONS):
+        network = DistributedDataParallel(mlp())
+        network.register_comm_hook(None, allreduce_hook)  # DDP reduces through `all_reduce`, where it is counted
+        tuner = MetaLR(torch.optim.SGD(groups(network.module), momentum=0.9), network, **options)
+        with counted_bytes() as sent:
+            learn(network, tuner, options.get("one_pass", False), lambda data: half(data, rank))
+        found[str(number)] = {
+            "rates": tuner.history.rates,
+            "weights": [p.detach() for p in network.parameters()],
+            "bytes": list(sent),
+        }
+    return found
+
+
+class counted_bytes(list):
+    """The sizes of what `torch.distributed.all_reduce` is given inside."""
+
+    def __enter__(self):
+        self._original = torch.distributed.all_reduce
+
+        def counting(tensor, *args, **kwargs):
+            self.append(tensor.numel() * tensor.element_size())
+            return self._original(tensor, *args, **kwargs)
+
+        torch.distributed.all_reduce = counting
+        return self
+
+    def __exit__(self, *_):
+        torch.distributed.all_reduce = self._original
+
+
+def test_two_processes_equal_one_on_the_joined_batch_and_reduce_d_scalars(tmp_path):
+    ranks = in_two_processes(two_ranks, tmp_path)
+    for number, options in enumerate(OPTIONS):
+        first, second = (found[str(number)] for found in ranks)
+        network = mlp()
+        tuner = MetaLR(torch.optim.SGD(groups(network), momentum=0.9), network, **options)
+        learn(network, tuner, options.get("one_pass", False))
+        assert torch.equal(first["rates"], second["rates"])
+        torch.testing.assert_close(first["rates"], tuner.history.rates, rtol=1e-6, atol=0)
+        for p, q in zip(first["weights"], network.parameters(), strict=True):
+            torch.testing.assert_close(p, q.detach(), rtol=0, atol=1e-6)
+        d, float64 = 3, 8
+        meta_steps = STEPS - options.get("one_pass", False)
+        gradient = sum(p.numel() for p in network.parameters()) * float64  # training's own, one bucket a step
+        assert sorted(first["bytes"]) == [d * float64] * meta_steps + [gradient] * STEPS
+        assert not torch.equal(first["rates"][0], first["rates"][-1])
+
+
+def batch_norm_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def plain_and_tuned(rank: int) -> dict:
+    found = {}
+    for tuned in (False, True):
+        network = DistributedDataParallel(batch_norm_net())
+        optimizer = torch.optim.Adam(metalr_monai.param_groups(network, "auto", 1e-3))
+        tuner = MetaLR(optimizer, network, beta=0.0) if tuned else None
+        for t in range(STEPS):
+            train, meta = half(batch(t), rank), half(batch(100 + t), rank)
+            if tuner is None:
+                squared_error(network, train).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            else:
+                tuner.step(
+                    lambda n=network, d=train: squared_error(n, d), lambda n=network, d=meta: squared_error(n, d)
+                )
+        found[str(tuned)] = dict(network.state_dict())
+    return found
+
+
+def test_with_beta_zero_distributed_training_is_plain_and_so_are_its_broadcast_buffers(tmp_path):
+    for found in in_two_processes(plain_and_tuned, tmp_path):
+        plain, tuned = found["False"], found["True"]
+        assert all(torch.equal(plain[name], tuned[name]) for name in plain)
+
+
+def trainer_on_rank(rank: int) -> dict:
+    handler = MetaLRHandler(meta="training")
+    cases: list[str] = []
+    trainer = make_trainer([handler], epochs=1, distributed=True)
+    original = trainer.prepare_batch
+
+    def recording(data, *args, **kwargs):
+        cases.append(",".join(data["case_id"]))
+        return original(data, *args, **kwargs)
+
+    trainer.prepare_batch = recording
+    trainer.run()
+    return {"rates": handler.tuner.history.rates, "meta": cases[1::2]}
+
+
+def test_the_handler_deals_meta_batches_out_to_the_ranks_and_learns_one_set_of_rates(tmp_path):
+    first, second = in_two_processes(trainer_on_rank, tmp_path)
+    assert torch.equal(first["rates"], second["rates"])
+    assert not torch.equal(first["rates"][0], first["rates"][-1])
+    both = ",".join(first["meta"][:2] + second["meta"][:2]).split(",")
+    assert len(both) == len(set(both)) == 8  # one round over ten cases, two a batch, on two ranks
