@@ -6,33 +6,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-Tensors = Sequence[Tensor | None]
+Products = Sequence[Tensor | None]  # one entry a parameter, shape (1,) or (3,); None where no gradient came
 
 
-def block_sums(gradients: Tensors, directions: Tensors, block: Tensor, d: int, *, norms: bool) -> Tensor:
-    """What h needs of each block, float64, on the tensors' device: ⟨g_j , Δ_j⟩, shape (1, d); no transfer to the host.
+def products_along(gradient: Tensor | None, direction: Tensor, *, norms: bool) -> Tensor | None:
+    """⟨g, Δ⟩ of one parameter, shape (1,); with `norms` also ‖g‖² and ‖Δ‖², shape (3,). On the tensors' device."""
+    if gradient is None:
+        return None
+    pairs = [(gradient, direction), (gradient, gradient), (direction, direction)] if norms else [(gradient, direction)]
+    return torch.stack([_dot(a, b) for a, b in pairs])
 
-    With `norms` also ‖g_j‖² and ‖Δ_j‖², shape (3, d). `gradients[i]` and `directions[i]` have one parameter's shape and
-    belong to block `block[i]`; None counts as zero. `block` is int64 on the device of the result.
+
+def products_in_backward(
+    loss: Tensor, parameters: Sequence[Tensor], directions: Sequence[Tensor], *, norms: bool
+) -> list[Tensor | None]:
+    """`products_along` of each parameter with ∇loss, each gradient freed as soon as it is used.
+
+    So the backward pass holds one gradient at a time, not a whole set. The parameters keep their `.grad`.
     """
-    pairs = [(gradients, directions)] + ([(gradients, gradients), (directions, directions)] if norms else [])
-    products = torch.stack(
-        [_dot(a, b, block.device) for left, right in pairs for a, b in zip(left, right, strict=True)]
-    )
-    sums = torch.zeros(len(pairs), d, dtype=torch.float64, device=block.device)
-    return sums.index_add_(1, block, products.double().reshape(len(pairs), -1))
+    products: list[Tensor | None] = [None] * len(parameters)
+    kept = [p.grad for p in parameters]
+
+    def use(i: int, p: Tensor) -> None:
+        products[i] = products_along(p.grad, directions[i], norms=norms)
+        p.grad = None
+
+    hooks = []
+    try:
+        for i, p in enumerate(parameters):
+            p.grad = None
+            hooks.append(p.register_post_accumulate_grad_hook(partial(use, i)))  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss, inputs=list(parameters))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for p, gradient in zip(parameters, kept, strict=True):
+            p.grad = gradient
+    return products
 
 
-def _dot(a: Tensor | None, b: Tensor | None, device: torch.device) -> Tensor:
-    if a is None or b is None:
-        return torch.zeros((), device=device)
+def block_sums(products: Products, block: Tensor, d: int, *, norms: bool) -> Tensor:
+    """The products summed over each block, float64, shape (1, d) or (3, d), without a transfer to the host.
+
+    `products[i]` belongs to block `block[i]`; `block` is int64 on the device of the result. None counts as zero.
+    """
+    rows = 3 if norms else 1
+    device = block.device
+    table = torch.stack([torch.zeros(rows, device=device) if p is None else p.to(device) for p in products], dim=1)
+    sums = torch.zeros(rows, d, dtype=torch.float64, device=device)
+    return sums.index_add_(1, block, table.double())
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype in (torch.float16, torch.bfloat16) or b.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()  # a sum over millions of half-precision products needs float32
-    return torch.dot(a.reshape(-1), b.reshape(-1)).to(device)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 def hypergradient(sums: Tensor, distance: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ..errors import BlockError, ConflictError, MetaDataError, OptimizerError, O
 from .blocks import Blocks
 from .conflicts import name_of_scheduler
 from .history import RateHistory
-from .hypergradient import block_sums, hypergradient
+from .hypergradient import Products, block_sums, hypergradient, products_along, products_in_backward
 from .lookahead import Displacement, MetaRandomStream, find_ddp, frozen_statistics, without_synchronisation
 from .optimizer import groups_by_block, refuse_nonlinear_step
 from .options import read_options
@@ -209,8 +209,8 @@ class MetaLR:
         if self._owns_gradients:
             self.optimizer.zero_grad()
         old = self._rates
-        gradients, loss = self._meta_gradients()
-        self._learn(gradients, self._displacement.tensors, old, loss, self._loss_scale())
+        products, loss = self._meta_pass(self._displacement.tensors)
+        self._learn(products, old, loss, self._loss_scale())
         self._rates = self._write_rates()
         self._displacement.rescale([new / was for new, was in zip(self._rates, old, strict=True)])
 
@@ -220,24 +220,25 @@ class MetaLR:
             raise OptimizerError("lookahead='sgd' needs unscaled gradients; call scaler.unscale_(optimizer) first.")
         sign = -1.0 if "ascending_lookahead" in self.options.quirks else 1.0
         self._displacement.descend([sign * rate for rate in self._rates])
-        gradients, loss = self._meta_gradients()
-        self._displacement.restore()
-        directions = [p.grad for p in self._displacement.parameters if p.grad is not None]
-        self._learn(gradients, directions, [sign] * len(self.names), loss, self._loss_scale())
+        try:
+            products, loss = self._meta_pass([p.grad for p in self._displacement.parameters if p.grad is not None])
+        finally:
+            self._displacement.restore()
+        self._learn(products, [sign] * len(self.names), loss, self._loss_scale())
         self._rates = self._write_rates()
 
     def _judge_by_training_gradient(self, rates: Sequence[float]) -> None:
         """One pass: the gradient that training computed at the last step's end is its g_v."""
         self._awaiting = None
-        gradients = [p.grad for p in self._displacement.parameters]
+        moved = zip(self._displacement.parameters, self._displacement.tensors, strict=True)
+        products = [products_along(p.grad, delta, norms=self._norms) for p, delta in moved]
         # A fused optimizer unscales inside its step, so here its gradients are still scaled.
-        self._learn(gradients, self._displacement.tensors, rates, None, getattr(self.optimizer, "grad_scale", None))
+        self._learn(products, rates, None, getattr(self.optimizer, "grad_scale", None))
 
-    def _meta_gradients(self) -> tuple[Sequence[Tensor | None], Tensor]:
-        """g_v of the moving parameters, and the meta loss; leaves no trace in network or random streams."""
+    def _meta_pass(self, directions: Sequence[Tensor]) -> tuple[Products, Tensor]:
+        """Products of g_v with the directions, and the meta loss; leaves no trace in network or random streams."""
         if self.meta_loss is None:
             raise MetaDataError("No meta batch: call tuner.step(train_loss, meta_loss), or set tuner.meta_loss first.")
-        parameters = self._displacement.parameters
         with (
             frozen_statistics(self.network),
             without_synchronisation(self.network),
@@ -246,27 +247,26 @@ class MetaLR:
         ):
             loss = self.meta_loss()
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
-            return torch.autograd.grad(scaled, parameters, allow_unused=True), loss.detach()
+            products = products_in_backward(scaled, self._displacement.parameters, directions, norms=self._norms)
+        return products, loss.detach()
+
+    @property
+    def _norms(self) -> bool:
+        return self.options.scale == "cosine"
 
     # ------------------------------------------------------------------ the rates
 
     def _learn(
-        self,
-        gradients: Sequence[Tensor | None],
-        directions: Sequence[Tensor],
-        distance: Sequence[float],
-        loss: Tensor | None,
-        loss_scale: Tensor | None,
+        self, products: Products, distance: Sequence[float], loss: Tensor | None, loss_scale: Tensor | None
     ) -> None:
-        """h from g_v and Δ = distance·u, then the new rates. One transfer to the host for all blocks."""
-        cosine = self.options.scale == "cosine"
-        sums = block_sums(gradients, directions, self._displacement.block, len(self.names), norms=cosine)
+        """h from the products of g_v with Δ = distance·u, then the new rates; one transfer to the host."""
+        sums = block_sums(products, self._displacement.block, len(self.names), norms=self._norms)
         if loss is not None:
             sums = sums + 0 * loss.to(sums)  # a loss of NaN or infinity spoils h even where gradients are finite
         self._average_over_ranks(sums)
         if loss_scale is not None:
-            powers = torch.tensor([[1], [2], [0]][: len(sums)], device=sums.device)
-            sums = sums / loss_scale.to(sums) ** powers
+            sums[:2] /= loss_scale.to(sums)
+            sums[1:2] /= loss_scale.to(sums)  # ‖g_v‖² carries the scale twice
         loss = torch.full((), math.nan) if loss is None else loss
         *flat, self._meta_loss_value = torch.cat([sums.flatten(), loss.reshape(1).to(sums)]).tolist()
         on_host = torch.tensor(flat, dtype=torch.float64).reshape(sums.shape)

@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test bench demo lint
+
+# pip sees the pin of torch in every step, or a dependency might replace it by a CUDA build.
+.venv: .venv/.made
+.venv/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv
+	$(BIN)/python examples/synthetic_transfer.py demo_output
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/coverage report --include='metalr_monai/rates/*,metalr_monai/handlers/*' --fail-under=95 --format=total
+
+bench: .venv
+	$(BIN)/python benchmarks/step_cost.py
