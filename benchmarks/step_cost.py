@@ -153,7 +153,7 @@ def time_rounds(name: str, data: Data, args: argparse.Namespace) -> dict[str, li
 
 
 def peak_memory(name: str, method: str, data: Data, args: argparse.Namespace) -> int:
-    """Bytes at the highest point of three steps, network and optimizer state included, the batches not (CUDA: included)."""
+    """Bytes at the highest point of three steps, network and optimizer state included."""
     gc.collect()
     if args.device == "cuda":
         torch.cuda.empty_cache()
@@ -211,7 +211,8 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     about = results["about"]
     lines = [
-        f"{about['machine']}, {about['threads']} threads; torch {about['torch']}, {about['precision']}; {about['date']}",
+        f"{about['machine']}, {about['threads']} threads; torch {about['torch']}, {about['precision']}; "
+        f"{about['rounds']} rounds; {about['date']}.",
         f"`{about['command']}`",
     ]
     for name, found in results["networks"].items():

@@ -7,7 +7,6 @@ engine, gradient accumulation) finds the parameters final when the call returns.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,19 +15,18 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from ..errors import BlockError, ConflictError, MetaDataError, OptimizerError, OptionError, StateError
+from ..errors import ConflictError, MetaDataError, OptimizerError, OptionError, StateError
 from .blocks import Blocks
 from .conflicts import name_of_scheduler
 from .history import RateHistory
 from .hypergradient import Products, block_sums, hypergradient, products_along, products_in_backward
+from .learned import LearnedRates
 from .lookahead import Displacement, MetaRandomStream, find_ddp, frozen_statistics, without_synchronisation
 from .optimizer import groups_by_block, refuse_nonlinear_step
 from .options import read_options
 from .parameter_names import named_parameters
-from .update import RULES, count_clipped, renormalized
 
 Loss = Callable[[], Tensor]
-HELD_CLASSIFIER_EPOCHS = 5
 
 
 class MetaLR:
@@ -80,18 +78,13 @@ class MetaLR:
         refuse_nonlinear_step(optimizer)
         self.optimizer, self.network, self.scaler = optimizer, network, scaler
         self.names = tuple(self._group_numbers)
-        self._start = self._starting_values()
-        self._learned = self._start.clone()
-        self._held_epochs = self._epochs_held()
+        self._learned = LearnedRates(self.names, self._starting_values(), self.options)
 
         parameters = [[p for group in groups for p in group["params"]] for groups in self._block_groups()]
         self._displacement = Displacement(parameters)
         self._random = MetaRandomStream([p.device for block in parameters for p in block], self.options.seed)
-        self._mean_h = torch.zeros(len(self.names), dtype=torch.float64)
-        self._mean_weight = 0.0
 
         self.history = RateHistory(self.names)
-        self.counts = {"meta_steps": 0, "nonfinite": 0, "clipped": 0}
         self.steps = 0
         self.epoch = 0
         self.meta_loss: Loss | None = None
@@ -141,18 +134,20 @@ class MetaLR:
         return loss.detach()
 
     def end_epoch(self) -> None:
-        """Tell that an epoch is over: blocks may leave their hold, and rates that never moved are reported."""
+        """Tell that an epoch is over: blocks may leave their hold; rates that stood still or collapsed are reported."""
         self.epoch += 1
-        if "rounded_rates" in self.options.quirks:
-            self._learned = self._learned.round(decimals=6)
-            self._rates = self._write_rates()
-        if self.epoch == 1 and self.counts["meta_steps"] and self.options.hyper_lr > 0 and not self._held_epochs:
-            self._warn_of_still_rates()
+        self._learned.end_epoch()
+        self._rates = self._write_rates()
 
     @property
     def lrs(self) -> dict[str, float]:
         """Block → present learning rate."""
         return dict(zip(self.names, self._rates, strict=True))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened so far, see the class."""
+        return self._learned.counts
 
     def describe(self) -> str:
         """A table of the blocks: tensors, parameters, trainable ones, present rate."""
@@ -195,14 +190,16 @@ class MetaLR:
             self._judge_gradient_step()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._due and self.options.lookahead == "applied":
-            self._displacement.measure()
-            if self.options.one_pass:
-                self._awaiting = list(self._rates)
-            else:
-                self._judge_applied_step()
-        self.history.add(self.steps, self.epoch, self._meta_loss_value, self._rates, self._h)
-        self.steps += 1
+        try:
+            if self._due and self.options.lookahead == "applied":
+                self._displacement.measure()
+                if self.options.one_pass:
+                    self._awaiting = list(self._rates)
+                else:
+                    self._judge_applied_step()
+        finally:  # the optimizer has stepped, whatever became of the meta pass
+            self.history.add(self.steps, self.epoch, self._meta_loss_value, self._rates, self._h)
+            self.steps += 1
 
     def _judge_applied_step(self) -> None:
         """Two passes: g_v at the step just taken, then the step rescaled to the new rates (Eq. 2, 3/5, 4)."""
@@ -267,39 +264,12 @@ class MetaLR:
         if loss_scale is not None:
             sums[:2] /= loss_scale.to(sums)
             sums[1:2] /= loss_scale.to(sums)  # ‖g_v‖² carries the scale twice
-        loss = torch.full((), math.nan) if loss is None else loss
+        loss = sums.new_full((), math.nan) if loss is None else loss
         *flat, self._meta_loss_value = torch.cat([sums.flatten(), loss.reshape(1).to(sums)]).tolist()
         on_host = torch.tensor(flat, dtype=torch.float64).reshape(sums.shape)
-        self._update(hypergradient(on_host, torch.tensor(distance, dtype=torch.float64)))
-
-    def _update(self, h: Tensor) -> None:
-        """Eq. 3, Eq. 5 or the exponential rule on the blocks that moved and are not held; bounds; guards."""
-        self.counts["meta_steps"] += 1
+        h = hypergradient(on_host, torch.tensor(distance, dtype=torch.float64))
         self._h = h.tolist()
-        moved = self._displacement.moving_blocks
-        free = torch.tensor([j in moved and self._held_epochs.get(j, 0) <= self.epoch for j in range(len(h))])
-        schedule = self._schedule_value()
-        if not bool(h.isfinite().all()):
-            self.counts["nonfinite"] += 1
-            return
-        if schedule == 0:
-            return
-        h = self._averaged(h)
-        coefficient, (lower, upper) = self.options.hyper_lr, self.options.limits
-        new = RULES[self.options.rule](self._learned * schedule, h, coefficient) / schedule
-        if self.options.rule == "proportional":
-            self.counts["clipped"] += count_clipped(h[free], coefficient)
-        new = torch.where(free, new.clamp(lower, upper), self._learned)
-        if self.options.renormalize:
-            new = torch.where(free, renormalized(new, free).clamp(lower, upper), new)
-        if coefficient > 0:
-            self._learned = new
-
-    def _averaged(self, h: Tensor) -> Tensor:
-        past = self.options.average
-        self._mean_h = past * self._mean_h + (1 - past) * h
-        self._mean_weight = past * self._mean_weight + (1 - past)
-        return self._mean_h / self._mean_weight
+        self._learned.update(h, self._displacement.moving_blocks, self.epoch, self._schedule_value())
 
     def _average_over_ranks(self, sums: Tensor) -> None:
         """⟨mean g_v, u⟩ = mean of ⟨g_v, u⟩, for u is the same on all ranks. The cosine takes the ranks' mean ‖g_v‖²."""
@@ -309,10 +279,8 @@ class MetaLR:
             sums /= torch.distributed.get_world_size(ddp.process_group)
 
     def _loss_scale(self) -> Tensor | None:
-        return None if self.scaler is None else self.scaler.scale(torch.ones((), device=self._device()))
-
-    def _device(self) -> torch.device:
-        return self._displacement.parameters[0].device
+        device = self._displacement.block.device
+        return None if self.scaler is None else self.scaler.scale(torch.ones((), device=device))
 
     def _schedule_value(self) -> float:
         if self.options.schedule is None:
@@ -328,7 +296,7 @@ class MetaLR:
 
     def _write_rates(self) -> list[float]:
         """lr_j = s_t·m_j into the optimizer's groups."""
-        rates: list[float] = (self._schedule_value() * self._learned).tolist()
+        rates: list[float] = (self._schedule_value() * self._learned.values).tolist()
         for groups, rate in zip(self._block_groups(), rates, strict=True):
             for group in groups:
                 group["lr"] = rate
@@ -345,40 +313,10 @@ class MetaLR:
                         f"After loading an optimizer's state, load the tuner's too."
                     )
 
-    # ------------------------------------------------------------------ starting values
-
-    def _starting_values(self) -> Tensor:
-        """Rates of the groups, or their multipliers where there is a schedule; shape (d,), float64."""
-        key, default = ("lr", None) if self.options.schedule is None else ("multiplier", 1.0)
-        values = torch.tensor([groups[0].get(key, default) for groups in self._block_groups()], dtype=torch.float64)
-        if "tenth_start" in self.options.quirks:
-            values[:-1] *= 0.1
-        lower, upper = self.options.limits
-        for name, value in zip(self.names, values.tolist(), strict=True):
-            if not lower <= value <= upper:
-                raise OptionError(
-                    f"Block {name!r} starts at {value:g}, outside of the bounds [{lower:g}, {upper:g}]; "
-                    f"start it inside, or give bounds=(lowest, highest)."
-                )
-        return values
-
-    def _epochs_held(self) -> dict[int, int]:
-        held = dict(self.options.hold)
-        if "held_classifier" in self.options.quirks:
-            held.setdefault(self.names[-1], HELD_CLASSIFIER_EPOCHS)
-        unknown = [name for name in held if name not in self.names]
-        if unknown:
-            raise BlockError(f"hold names {', '.join(map(repr, unknown))}; the blocks are {', '.join(self.names)}.")
-        return {self.names.index(name): epochs for name, epochs in held.items()}
-
-    def _warn_of_still_rates(self) -> None:
-        if torch.equal(self._learned, self._start):
-            warnings.warn(
-                f"No rate has moved in {self.counts['meta_steps']} meta steps ({self.counts['nonfinite']} of them not "
-                f"finite): see tuner.history.hypergradients, and raise beta or eta.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+    def _starting_values(self) -> list[float]:
+        """Rates of the groups, or their multipliers where there is a schedule."""
+        key = "lr" if self.options.schedule is None else "multiplier"
+        return [float(groups[0].get(key, 1.0)) for groups in self._block_groups()]
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -388,13 +326,9 @@ class MetaLR:
         return {
             "names": list(self.names),
             "relative": self.options.schedule is not None,
-            "learned": self._learned.clone(),
-            "start": self._start.clone(),
-            "mean_h": self._mean_h.clone(),
-            "mean_weight": self._mean_weight,
+            "learned": self._learned.state_dict(),
             "steps": self.steps,
             "epoch": self.epoch,
-            "counts": dict(self.counts),
             "random": self._random.state_dict(),
             "awaiting": self._awaiting,
             "displacement": self._displacement.state_dict() if awaiting else {},
@@ -417,9 +351,8 @@ class MetaLR:
             raise StateError(
                 f"The saved state has learned {saved}, this tuner learns {here}; set schedule= accordingly."
             )
-        self._learned, self._start = state["learned"].cpu().clone(), state["start"].cpu().clone()
-        self._mean_h, self._mean_weight = state["mean_h"].cpu().clone(), float(state["mean_weight"])
-        self.steps, self.epoch, self.counts = state["steps"], state["epoch"], dict(state["counts"])
+        self._learned.load_state_dict(state["learned"])
+        self.steps, self.epoch = state["steps"], state["epoch"]
         self._random.load_state_dict(state["random"])
         self._awaiting = None if state["awaiting"] is None else list(state["awaiting"])
         self._displacement.load_state_dict(state["displacement"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -388,27 +389,67 @@ def test_iterables_need_a_meta_loader():
 # Files
 
 
-def test_rates_are_written_after_each_epoch_and_drawn_at_the_end(tmp_path):
+def test_rates_are_written_after_each_epoch_and_drawn_at_the_end(output_dir):
     metalr = MetaLRHandler(meta_every=2)
-    scalars = []
-
-    class Writer:
-        def add_scalar(self, tag, value, step):
-            scalars.append((tag, value, step))
-
-    history = RateHistoryHandler(metalr, tmp_path / "run", Writer())
-    trainer = make_trainer([metalr, history], epochs=2)
-    sizes = []
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: sizes.append((tmp_path / "run/rates.csv").read_text()))
+    trainer = make_trainer([metalr, RateHistoryHandler(metalr, output_dir)], epochs=2)
+    texts = []
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: texts.append((output_dir / "rates.csv").read_text()))
     trainer.run()
-    lines = sizes[-1].splitlines()
-    assert [len(text.splitlines()) for text in sizes] == [1 + 5, 1 + 10]
+    lines = texts[-1].splitlines()
+    assert [len(text.splitlines()) for text in texts] == [1 + 5, 1 + 10]
     assert lines[0].startswith("step,epoch,meta_loss,lr/body") and lines[1].startswith("0,0,0.")
     assert float(lines[-1].split(",")[3]) == metalr.tuner.history.rates[-1, 0].item()
     assert lines[2].endswith(",,")  # no hypergradient at the second step
-    assert (tmp_path / "run/rates.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["rates.csv", "rates.png"]
-    tags = {tag for tag, _, _ in scalars}
-    assert "metalr/lr/head" in tags and "metalr/h/head" in tags
-    assert len([1 for tag, _, _ in scalars if tag == "metalr/lr/head"]) == 10
-    assert len([1 for tag, _, _ in scalars if tag == "metalr/h/head"]) == 5
+    assert (output_dir / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in output_dir.iterdir()) == ["rates.csv", "rates.png"]
+
+
+def test_tensorboard_gets_every_step_by_block_name_and_a_resumed_run_adds_only_its_own(output_dir):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="needs the extra 'track'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def run(epochs, load=None):
+        writer = tensorboard.SummaryWriter(str(output_dir))
+        metalr = MetaLRHandler(meta_every=2)
+        trainer = make_trainer([metalr, RateHistoryHandler(metalr, output_dir, writer)], epochs=epochs)
+        if load is not None:
+            trainer.state.epoch, trainer.state.iteration = 1, 5
+            trainer.optimizer.load_state_dict(load["opt"])
+            metalr.load_state_dict(load["metalr"])
+        trainer.run()
+        writer.close()
+        return {"opt": trainer.optimizer.state_dict(), "metalr": metalr.state_dict()}
+
+    run(2, load=run(1))
+    events = EventAccumulator(str(output_dir)).Reload()
+    assert [e.step for e in events.Scalars("metalr/lr/head")] == list(range(10))
+    assert [e.step for e in events.Scalars("metalr/h/head")] == [0, 2, 4, 6, 8]
+    assert len((output_dir / "rates.csv").read_text().splitlines()) == 11
+
+
+def test_rates_are_written_as_json_lines_too(tmp_path):
+    metalr = MetaLRHandler(meta_every=2)
+    make_trainer([metalr], epochs=1).run()
+    metalr_monai.save_rates(metalr.tuner.history, tmp_path / "rates.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "rates.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[4]["lr/head"] == metalr.tuner.lrs["head"] and rows[1]["h/head"] is None
+    with pytest.raises(OptionError, match=r"rates\.xlsx ends in '\.xlsx'"):
+        metalr_monai.save_rates(metalr.tuner.history, tmp_path / "rates.xlsx")
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
+    history = metalr_monai.RateHistory(["a"])
+    history.add(0, 0, 0.5, [1e-3], [0.1])
+    metalr_monai.save_rates(history, tmp_path / "rates.csv")
+    before = (tmp_path / "rates.csv").read_text()
+    history.add(1, 0, 0.5, ["not a number"], [0.1])
+    with pytest.raises(TypeError):
+        metalr_monai.save_rates(history, tmp_path / "rates.csv")
+    assert (tmp_path / "rates.csv").read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["rates.csv"]
+
+
+@pytest.fixture
+def output_dir(tmp_path):
+    return tmp_path / "run"

@@ -81,6 +81,17 @@ def test_beta_h_beyond_one_is_clipped_counted_and_lifted_to_the_lower_bound():
     assert network.first.item() == pytest.approx(1 - 1e-6, rel=1e-12)
 
 
+def test_rates_that_eq_5_threw_down_are_reported_once():
+    network = Scale()
+    tuner = MetaLR(torch.optim.SGD(scale_groups(network, lr=0.005)), network, beta=0.1)
+    tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(-30.0, 1.0)))
+    with pytest.warns(RuntimeWarning, match=r"β·h was beyond 1 in 1 of 2 block updates.*scale='cosine'"):
+        tuner.end_epoch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuner.end_epoch()
+
+
 def test_rates_stay_within_bounds_and_an_open_upper_bound_is_open():
     for bounds, highest in (((1e-6, 1e-2), 1e-2), ((1e-6, None), 0.005 * 1001)):
         network = Scale()
