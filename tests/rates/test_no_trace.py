@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import metalr_monai
 from metalr_monai import MetaLR
@@ -126,3 +127,42 @@ def test_a_meta_loss_that_fails_leaves_a_plain_step_and_clean_statistics():
     for ours, theirs in zip(everything(network, optimizer), everything(twin, twin_optimizer), strict=True):
         assert torch.equal(ours, theirs)
     assert tuner.lrs == dict.fromkeys(tuner.names, 1e-3)
+
+
+class TransfersToTheHost(TorchDispatchMode):
+    """Counts what would make the host wait for a device: single numbers and lists taken out of tensors."""
+
+    def __enter__(self):
+        self.count, self._tolist = 0, torch.Tensor.tolist
+
+        def tolist(tensor):
+            self.count += 1
+            return self._tolist(tensor)
+
+        torch.Tensor.tolist = tolist
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.Tensor.tolist = self._tolist
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}, {"scale": "cosine"}, {"lookahead": "sgd"}], ids=str)
+def test_transfers_to_the_host_do_not_grow_with_the_number_of_blocks(options):
+    counts = []
+    for depth in (2, 12):
+        network = nn.Sequential(*[nn.Linear(3, 3) for _ in range(depth)])
+        groups = metalr_monai.param_groups(network, {str(i): str(i) for i in range(depth)}, 1e-3)
+        tuner = MetaLR(torch.optim.SGD(groups), network, **options)
+        x = torch.ones(2, 3)
+        meta = () if options.get("one_pass") else (lambda n=network, x=x: n(x).square().mean(),)
+        for _ in range(2):
+            tuner.step(lambda n=network, x=x: n(x).square().mean(), *meta)
+        with TransfersToTheHost() as transfers:
+            tuner.step(lambda n=network, x=x: n(x).square().mean(), *meta)
+        counts.append(transfers.count)
+    assert counts[0] == counts[1] > 0

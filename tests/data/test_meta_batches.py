@@ -1,0 +1,147 @@
+"""The meta stream: endless, seeded, resumable, and without a trace in any other stream."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from monai.data import ArrayDataset, CacheDataset, DataLoader, Dataset
+from monai.transforms import Compose, EnsureTyped, RandGaussianNoise, RandGaussianNoised
+from torch.utils.data import DistributedSampler, IterableDataset, Subset
+
+from metalr_monai import MetaBatches
+from metalr_monai.errors import MetaDataError
+
+
+def dataset(count=7, cls=CacheDataset):
+    transform = Compose([EnsureTyped("image"), RandGaussianNoised("image", prob=1.0)])
+    settings = {"progress": False} if cls is CacheDataset else {}
+    return cls([{"image": np.full(3, i, "float32"), "case_id": i} for i in range(count)], transform, **settings)
+
+
+def loader(data=None, **settings):
+    return DataLoader(dataset() if data is None else data, **{"batch_size": 2, "shuffle": True, **settings})
+
+
+def cases(stream, count):
+    return [next(stream)["case_id"].tolist() for _ in range(count)]
+
+
+def test_every_round_has_each_case_once_in_an_order_of_its_own():
+    found = cases(MetaBatches(loader()), 9)
+    rounds = [list(chain(*found[start : start + 3])) for start in (0, 3, 6)]
+    assert all(len(set(r)) == 6 for r in rounds)  # 7 cases, whole batches of 2
+    assert len({tuple(r) for r in rounds}) == 3
+
+
+def test_the_stream_depends_on_its_seed_alone():
+    torch.manual_seed(0)
+    first = [next(MetaBatches(loader(), seed=5))["image"] for _ in range(1)]
+    torch.manual_seed(1)
+    random.random(), np.random.random()
+    again, other = next(MetaBatches(loader(), seed=5))["image"], next(MetaBatches(loader(), seed=6))["image"]
+    assert torch.equal(first[0], again) and not torch.equal(again, other)
+
+
+def test_drawing_a_meta_batch_advances_no_stream_of_anybody_else():
+    data = dataset()
+    training = loader(data)
+    stream = MetaBatches(training)
+
+    def draws():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        data.transform.set_random_state(0)
+        found = [batch["image"] for batch in training]
+        return [*found, torch.rand(1), torch.tensor(np.random.random()), torch.tensor(random.random())]
+
+    before = draws()
+    for _ in range(3):
+        next(stream)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    data.transform.set_random_state(0)
+    after = []
+    for batch in training:
+        next(stream)
+        after.append(batch["image"])
+    after += [torch.rand(1), torch.tensor(np.random.random()), torch.tensor(random.random())]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loaded_position_goes_on_with_the_same_batches_and_augmentations(workers):
+    straight = MetaBatches(loader(num_workers=workers), seed=2)
+    batches = [next(straight) for _ in range(8)]
+    resumed = MetaBatches(loader(), seed=2)
+    resumed.load_state_dict({"position": 5})
+    for expected in batches[5:]:
+        assert torch.equal(next(resumed)["image"], expected["image"])
+    assert resumed.state_dict() == {"position": 8}
+
+
+@pytest.mark.parametrize("cls", [CacheDataset, Dataset])
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Subset(d, [5, 1, 3, 0])], ids=["whole", "subset"])
+def test_transforms_are_copies_also_behind_a_subset(cls, wrap):
+    data = dataset(cls=cls)
+    training = loader(wrap(data))
+    data.transform.set_random_state(4)  # after MONAI's loader, which seeds the transforms when it is made
+    state = data.transform.transforms[1].R.get_state()[1].copy()
+    batch = next(MetaBatches(training))
+    assert batch["image"].shape == (2, 3)
+    assert np.array_equal(data.transform.transforms[1].R.get_state()[1], state)
+
+
+def test_array_data_sets_work():
+    arrays = ArrayDataset(np.zeros((4, 1, 3), "float32"), RandGaussianNoise(prob=1.0))
+    first, again = (next(MetaBatches(DataLoader(arrays, batch_size=2), seed=1)) for _ in range(2))
+    assert torch.equal(first, again) and first.abs().sum() > 0
+
+
+def test_ranks_share_a_round_without_overlap():
+    streams = [MetaBatches(loader(dataset(8)), rank=rank, world_size=2) for rank in range(2)]
+    first, second = (list(chain(*cases(stream, 2))) for stream in streams)
+    assert sorted(first + second) == list(range(8))
+
+
+def test_a_distributed_sampler_is_reshuffled_each_round():
+    data = dataset(8)
+    sampler = DistributedSampler(data, num_replicas=2, rank=0)
+    found = cases(MetaBatches(DataLoader(data, batch_size=2, sampler=sampler), order="loader"), 6)
+    rounds = [list(chain(*found[start : start + 2])) for start in (0, 2, 4)]
+    assert len({tuple(r) for r in rounds}) == 3 and all(len(set(r)) == 4 for r in rounds)
+
+
+def test_the_first_batch_always_is_the_published_codes_stream():
+    assert cases(MetaBatches(loader(), order="first"), 3) == [[0, 1]] * 3
+
+
+def test_a_batch_size_of_its_own():
+    assert len(next(MetaBatches(loader(), batch_size=5))["case_id"]) == 5
+    with pytest.raises(MetaDataError, match="makes its own batches of 2"):
+        MetaBatches(loader(), order="loader", batch_size=5)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: MetaBatches(loader(dataset(0), shuffle=False)), "data set is empty"),
+        (lambda: MetaBatches(loader(dataset(1))), "The meta set has 1 items, which is shorter than one batch of 2"),
+        (lambda: MetaBatches(loader(dataset(3)), world_size=2), "Each rank's share of the meta set has 1 items"),
+        (lambda: MetaBatches(loader(dataset(1)), order="loader"), "The meta loader has 1 items"),
+        (lambda: MetaBatches(torch.utils.data.DataLoader(Endless(), batch_size=2)), "Endless cannot be indexed"),
+    ],
+)
+def test_a_loader_that_cannot_give_a_batch_is_refused(make, says):
+    with pytest.raises(MetaDataError, match=says):
+        make()
