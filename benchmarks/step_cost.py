@@ -61,7 +61,10 @@ def make_data(name: str, args: argparse.Namespace) -> Data:
 def make_network(name: str, args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     """The network and its loss."""
     if name.startswith("ResNet"):
-        network: nn.Module = resnet18(spatial_dims=2, n_input_channels=3, num_classes=3, conv1_t_size=7)
+        # stride and bias as in the published network; MONAI's defaults are others
+        network: nn.Module = resnet18(
+            spatial_dims=2, n_input_channels=3, num_classes=3, conv1_t_stride=2, bias_downsample=False
+        )
         return network.to(args.device), nn.CrossEntropyLoss()
     network = metalr_monai.GenesisUNet3D(width=args.width, batch_statistics="standard")
     return network.to(args.device), DiceLoss(sigmoid=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Randomizable
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from ..errors import MetaDataError
 
@@ -50,7 +50,7 @@ class MetaBatches(Iterator[Any]):
         self._loader = loader
         self._seed = (seed, rank)
         self._batches = _index_batches(loader, order, batch_size, seed, rank, world_size)
-        self._dataset = _SeededItems(with_own_transforms(loader.dataset))
+        self._dataset = _SeededItems(loader.dataset)
         self._position = 0
         self._iterator: Iterator[Any] | None = None
 
@@ -73,10 +73,8 @@ class MetaBatches(Iterator[Any]):
         loader = self._loader
         workers: dict[str, Any] = {}
         if loader.num_workers:
-            workers = {
-                "multiprocessing_context": loader.multiprocessing_context,
-                "prefetch_factor": loader.prefetch_factor,
-            }
+            names = ("multiprocessing_context", "prefetch_factor", "worker_init_fn", "timeout")
+            workers = {name: getattr(loader, name) for name in names}
         return iter(
             DataLoader(
                 self._dataset,
@@ -90,13 +88,21 @@ class MetaBatches(Iterator[Any]):
         )
 
 
-def with_own_transforms(dataset: Dataset[Any]) -> Dataset[Any]:
-    """A shallow copy that shares items and caches but draws its random transforms apart, through `Subset`s too."""
-    twin = copy.copy(dataset)
-    if hasattr(twin, "transform"):
-        twin.transform = copy.deepcopy(twin.transform)
-    if isinstance(getattr(twin, "dataset", None), Dataset):
-        twin.dataset = with_own_transforms(twin.dataset)  # type: ignore[attr-defined]
+def with_own_randomness(holder: Any, found: list[Randomizable]) -> Any:  # noqa: ANN401 - data sets, transforms, lists of them
+    """A copy that shares items and caches with `holder` but draws its random transforms apart.
+
+    Data sets are copied shallowly, through `Subset`, `ConcatDataset` and the like; what is `Randomizable` in them
+    deeply, and appended to `found`. Other attributes are shared, but for `transform`, which may hold anything.
+    """
+    twin = copy.copy(holder) if isinstance(holder, Dataset) else copy.deepcopy(holder)
+    if isinstance(twin, Randomizable):
+        found.append(twin)
+    if isinstance(holder, Dataset):
+        for name, value in vars(holder).items():
+            if isinstance(value, (list, tuple)) and any(isinstance(v, (Dataset, Randomizable)) for v in value):
+                setattr(twin, name, [with_own_randomness(v, found) for v in value])
+            elif isinstance(value, (Dataset, Randomizable)) or name == "transform":
+                setattr(twin, name, with_own_randomness(value, found))
     return twin
 
 
@@ -104,13 +110,8 @@ class _SeededItems(Dataset[Any]):
     """Items by (seed, number): the seed fixes every random number that loading the item draws."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
         self._random: list[Randomizable] = []
-        inner: object = dataset
-        while isinstance(inner, Dataset):
-            transform = getattr(inner, "transform", None)
-            self._random += [r for r in (inner, transform) if isinstance(r, Randomizable)]
-            inner = getattr(inner, "dataset", None)
+        self._dataset = with_own_randomness(dataset, self._random)
 
     def __getitem__(self, key: ItemKey) -> Any:  # noqa: ANN401 - an item is what the data set makes
         seed, index = key
@@ -134,6 +135,21 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def _seeded_generators(loader: DataLoader[Any], seed: int) -> Iterator[None]:
+    """The generators of a loader and its samplers seeded inside, and as before outside; training may share them."""
+    holders = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    found = {id(g): g for h in holders if isinstance(g := getattr(h, "generator", None), torch.Generator)}
+    states = [(generator, generator.get_state()) for generator in found.values()]
+    for generator, _ in states:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 class _EndlessKeys(Sampler[list[ItemKey]]):
@@ -168,19 +184,23 @@ def _index_batches(
                 f"meta_batch_size is {batch_size}, but the meta loader makes its own batches of {loader.batch_size}; "
                 f"set the size in the loader."
             )
+        _refuse_short(len(_sampled(loader, seed, 0)[0]), size, "the meta loader's first batch")
         return lambda epoch: _sampled(loader, seed, epoch)
     _refuse_short(total // world_size, size, "each rank's share of the meta set" if world_size > 1 else "the meta set")
     return lambda epoch: _shuffled(total, size, seed, epoch, rank, world_size)
 
 
 def _sizes(loader: DataLoader[Any], batch_size: int | None) -> tuple[int, int]:
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise MetaDataError(f"meta_batch_size is {batch_size!r}; expected a whole number of items, 1 or more.")
     size = batch_size or loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    if loader.batch_sampler is None or not hasattr(loader.dataset, "__len__") or size is None:
+    map_style = hasattr(loader.dataset, "__len__") and not isinstance(loader.dataset, IterableDataset)
+    if loader.batch_sampler is None or not map_style or size is None:
         raise MetaDataError(
             f"The meta loader over {type(loader.dataset).__name__} cannot be indexed in batches; expected a map-style "
             f"data set and a batch size."
         )
-    return len(loader.dataset), int(size)
+    return len(loader.dataset), int(size)  # type: ignore[arg-type]  # map-style, so it has a length
 
 
 def _refuse_short(total: int, size: int, what: str) -> None:
@@ -202,7 +222,7 @@ def _sampled(loader: DataLoader[Any], seed: int, epoch: int) -> list[list[int]]:
     if isinstance(sampler, DistributedSampler):
         sampler.set_epoch(epoch)
     batches: Sequence[list[int]] | Any = loader.batch_sampler
-    with _seeded(number):
+    with _seeded(number), _seeded_generators(loader, number):
         found = [list(batch) for batch in batches]
     if not found:
         raise MetaDataError("The meta loader's sampler gives no batch; is it shorter than a batch with drop_last=True?")

@@ -39,7 +39,7 @@ class MetaLRHandler:
             independently shuffled stream over the training data; an int or a float in (0, 1): that many items, or that
             share, of the training data are held out at `attach`, and the trainer's loader goes over the rest; a
             `DataLoader`: its data set in a stream of its own. Leave it out with `one_pass=True`.
-        meta_batch_size: items a meta batch; the loader's own by default.
+        meta_batch_size: items a meta batch; the training loader's by default, a meta loader's always.
         seed: of the hold-out, the meta stream and the meta pass's dropout; training's streams are not touched.
         **options: those of `metalr_monai.MetaLR`: `rule`, `beta`, `eta`, `lookahead`, `scale`, `average`, `bounds`,
             `meta_every`, `one_pass`, `schedule`, `renormalize`, `hold`, `preset`, `quirks`.
@@ -80,7 +80,7 @@ class MetaLRHandler:
         self._order = "first" if "first_meta_batch" in known.quirks else "shuffled"
         self._meta = "training" if meta is None else meta
         self._meta_batch_size = meta_batch_size
-        self._meta_loader: DataLoader[Any] | None = None
+        self._engine: Engine | None = None
         self._batches: MetaBatches | None = None
         self._pending: Mapping[str, Any] | None = None
         self.tuner: MetaLR | None = None
@@ -92,11 +92,15 @@ class MetaLRHandler:
         """Register with the trainer; a hold-out is taken from its data loader here, before anything runs."""
         if not isinstance(engine, SupervisedTrainer):
             raise EngineError(f"MetaLRHandler is attached to {type(engine).__name__}; expected a SupervisedTrainer.")
+        if self._engine is not None and self._engine is not engine:
+            raise EngineError("This MetaLRHandler belongs to another trainer; make one for each.")
+        self._engine = engine
         if not self._one_pass:
-            self._meta_loader = self._find_meta_loader(engine)
-            self._batches = self._stream(self._meta_loader)
+            self._take_meta_batches(engine)
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        # At an epoch's start, so that a checkpoint of the last epoch's end is the same before or behind this handler.
+        engine.add_event_handler(Events.EPOCH_STARTED, self._end_epochs_before, 1)
+        engine.add_event_handler(Events.COMPLETED, self._end_epochs_before, 0)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def _start(self, engine: SupervisedTrainer) -> None:
@@ -107,11 +111,12 @@ class MetaLRHandler:
             self._announce()
         if self._pending is not None:
             self.load_state_dict(self._pending)
+        self.tuner.train_loss = lambda: engine.state.output["loss"]
         if not self._one_pass:
             self.tuner.meta_loss = lambda: self._meta_loss(engine)
 
-    def _end_epoch(self) -> None:
-        if self.tuner is not None:
+    def _end_epochs_before(self, engine: SupervisedTrainer, running: int) -> None:
+        while self.tuner is not None and self.tuner.epoch < engine.state.epoch - running:
             self.tuner.end_epoch()
 
     def _meta_loss(self, engine: SupervisedTrainer) -> Tensor:
@@ -130,9 +135,10 @@ class MetaLRHandler:
 
     # ------------------------------------------------------------------ meta data
 
-    def _find_meta_loader(self, engine: SupervisedTrainer) -> DataLoader[Any]:
+    def _take_meta_batches(self, engine: SupervisedTrainer) -> None:
         if isinstance(self._meta, DataLoader):
-            return self._meta
+            self._batches = self._stream(self._meta)
+            return
         training = engine.data_loader
         if not isinstance(training, DataLoader):
             raise MetaDataError(
@@ -140,21 +146,22 @@ class MetaLRHandler:
                 f"from it; give MetaLRHandler a meta DataLoader."
             )
         if self._meta == "training":
-            return training
-        return self._hold_out(engine, training, self._meta)
+            self._batches = self._stream(training)
+        else:
+            self._hold_out(engine, training, self._meta)
 
-    def _hold_out(self, engine: SupervisedTrainer, training: DataLoader[Any], amount: Any) -> DataLoader[Any]:  # noqa: ANN401
+    def _hold_out(self, engine: SupervisedTrainer, training: DataLoader[Any], amount: Any) -> None:  # noqa: ANN401
         train, meta = hold_out(training.dataset, amount, self._seed)
-        self.split = {"train": case_names(train), "meta": case_names(meta)}
         rest = loader_over(train, training)
-        meta_loader = loader_over(meta, training)
+        self._batches = self._stream(loader_over(meta, training))
+        # All of it fits: only now is the trainer changed.
+        self.split = {"train": case_names(train), "meta": case_names(meta)}
         if engine.state.epoch_length == len(training):
             engine.state.epoch_length = len(rest)
         engine.data_loader = rest
         sampler = rest.sampler
         if isinstance(sampler, torch.utils.data.DistributedSampler):
             engine.add_event_handler(Events.EPOCH_STARTED, lambda e: sampler.set_epoch(e.state.epoch))
-        return meta_loader
 
     def _stream(self, loader: DataLoader[Any]) -> MetaBatches:
         own = isinstance(self._meta, DataLoader) and self._order == "shuffled"
@@ -224,7 +231,7 @@ def _total(split: Mapping[str, list[str]]) -> int:
 
 
 def _refuse_schedulers(engine: SupervisedTrainer) -> None:
-    culprits = rate_schedulers(engine) or [type(s).__name__ for s in schedulers_of(engine.optimizer)]
+    culprits = rate_schedulers(engine, engine.optimizer) or [type(s).__name__ for s in schedulers_of(engine.optimizer)]
     if culprits:
         raise ConflictError(
             f"{' and '.join(culprits)} would overwrite the rates that MetaLR learns. Remove it from the handlers, and "

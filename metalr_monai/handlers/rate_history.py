@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from ignite.engine import Engine, Events
 from ..errors import OptionError
 from ..rates.history import RateHistory
 from .metalr import MetaLRHandler
+
+logger = logging.getLogger(__name__)
 
 
 class RateHistoryHandler:
@@ -58,7 +62,11 @@ class RateHistoryHandler:
             self._written = len(history)
 
     def _plot(self) -> None:
-        if self._metalr.tuner is not None and len(self._metalr.tuner.history):
+        if self._metalr.tuner is None or not len(self._metalr.tuner.history):
+            return
+        if importlib.util.find_spec("matplotlib") is None:
+            logger.warning("No rates.png: matplotlib is missing (pip install metalr_monai[report]).")
+        else:
             plot_rates(self._metalr.tuner.history, self._folder / "rates.png")
 
 

@@ -40,8 +40,9 @@ def products_in_backward(
     try:
         for i, p in enumerate(parameters):
             p.grad = None
-            hooks.append(p.register_post_accumulate_grad_hook(partial(use, i)))  # type: ignore[no-untyped-call]
-        torch.autograd.backward(loss, inputs=list(parameters))
+            if p.requires_grad:
+                hooks.append(p.register_post_accumulate_grad_hook(partial(use, i)))  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss, inputs=[p for p in parameters if p.requires_grad])
     finally:
         for hook in hooks:
             hook.remove()

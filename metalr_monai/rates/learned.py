@@ -44,13 +44,13 @@ class LearnedRates:
     def update(self, h: Tensor, moved: Set[int], epoch: int, schedule: float) -> None:
         """Move the blocks that moved and are not held by the rule; h has shape (d,), `schedule` is s_t (else 1).
 
-        Where h is not finite nothing changes, but it is counted.
+        Where h, or a rate that would come of it, is not finite nothing changes, but it is counted.
         """
+        if schedule == 0:
+            return
         self.counts["meta_steps"] += 1
         if not bool(h.isfinite().all()):
             self.counts["nonfinite"] += 1
-            return
-        if schedule == 0:
             return
         h = self._averaged(h)
         coefficient, (lower, upper) = self._options.hyper_lr, self._options.limits
@@ -60,6 +60,9 @@ class LearnedRates:
         new = RULES[self._options.rule](self.values * schedule, h, coefficient) / schedule
         if self._options.rule == "proportional":
             self.counts["clipped"] += count_clipped(h[free], coefficient)
+        if not bool(new.clamp(lower, upper)[free].isfinite().all()):  # exp(−β·h) under an open upper bound
+            self.counts["nonfinite"] += 1
+            return
         new = torch.where(free, new.clamp(lower, upper), self.values)
         if self._options.renormalize:
             new = torch.where(free, renormalized(new, free).clamp(lower, upper), new)
@@ -69,12 +72,13 @@ class LearnedRates:
         """Say aloud, once, what would otherwise go unseen: rates that never moved, and rates that Eq. 5 threw down."""
         if "rounded_rates" in self._options.quirks:
             self.values = self.values.round(decimals=6)
-        steps, learns = self.counts["meta_steps"], self._options.hyper_lr > 0
-        if steps and learns and not self._held and torch.equal(self.values, self._start):
+        steps = self.counts["meta_steps"]
+        if steps and self._options.hyper_lr > 0 and self._stands_still():
             self._warn_once(
                 "still",
-                f"No rate has moved in {steps} meta steps ({self.counts['nonfinite']} of them not finite): see "
-                f"tuner.history.hypergradients, and raise beta or eta.",
+                f"No rate has moved in {steps} meta steps ({self.counts['nonfinite']} of them not finite). See "
+                f"tuner.history.hypergradients: raise beta or eta where they are small, widen bounds "
+                f"{self._options.limits} where the rates start at one.",
             )
         if self.counts["clipped"]:
             self._warn_once(
@@ -83,6 +87,10 @@ class LearnedRates:
                 f"Eq. 5 would make a rate negative; those rates went to the lower bound. Lower beta, or take "
                 f"scale='cosine' or rule='exponential'.",
             )
+
+    def _stands_still(self) -> bool:
+        never_held = torch.tensor([j not in self._held for j in range(len(self.values))])
+        return bool(never_held.any()) and torch.equal(self.values[never_held], self._start[never_held])
 
     def _averaged(self, h: Tensor) -> Tensor:
         past = self._options.average

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import OptimizerError
+
 
 class Displacement:
     """θ before a step, then Δ = θ − θ̂ = α·u: one tensor a moving parameter, the method's only extra memory.
@@ -32,6 +34,8 @@ class Displacement:
     def save(self) -> None:
         """Keep θ of every parameter that has a gradient, the ones that the next step moves."""
         self._set_moving([i for i, p in enumerate(self._parameters) if p.grad is not None])
+        if any(p.grad is not None and p.grad.is_sparse for p in self.parameters):
+            raise OptimizerError("A gradient is sparse, which MetaLR does not handle; use nn.Embedding(sparse=False).")
         for i in self._moving:
             if self._buffers[i] is None:
                 self._buffers[i] = torch.empty_like(self._parameters[i])
@@ -78,12 +82,12 @@ class Displacement:
 
     @property
     def moving_blocks(self) -> set[int]:
-        """Numbers of the blocks in which something moves."""
-        return {self._block[i] for i in self._moving}
+        """Numbers of the blocks in which something moves and can be judged; frozen parameters have no g_v."""
+        return {self._block[i] for i in self._moving if self._parameters[i].requires_grad}
 
     def state_dict(self) -> dict[int, Tensor]:
         """Parameter number → its tensor."""
-        return dict(zip(self._moving, self.tensors, strict=True))
+        return {i: tensor.clone() for i, tensor in zip(self._moving, self.tensors, strict=True)}
 
     def load_state_dict(self, state: dict[int, Tensor]) -> None:
         """Take over `state_dict()` of an equal set of blocks."""
@@ -135,38 +139,41 @@ class MetaRandomStream:
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Put every buffer back afterwards (batch norm's running statistics among them), value and identity."""
     kept = [
-        (module, name, buffer, buffer.clone())
+        (module, name, buffer, None if buffer is None or _is_expanded(buffer) else buffer.clone())
         for module in network.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
     ]
     try:
         yield
     finally:
         with torch.no_grad():
             for module, name, buffer, value in kept:
-                buffer.copy_(value)
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
                 module._buffers[name] = buffer
+
+
+def _is_expanded(buffer: Tensor) -> bool:
+    """Whether several elements share one place in memory, so that nothing can write into it."""
+    return any(stride == 0 and size > 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True))
 
 
 @contextmanager
 def without_synchronisation(network: nn.Module) -> Iterator[None]:
     """Under DDP: no gradient reduction and no buffer broadcast. ⟨mean g_v, u⟩ is the mean of d scalars instead."""
-    ddp = find_ddp(network)
-    if ddp is None:
-        yield
-        return
-    broadcasts = ddp.require_forward_param_sync
+    replicas = find_ddp(network)
+    broadcasts = [ddp.require_forward_param_sync for ddp in replicas]
     with ExitStack() as stack:
-        stack.enter_context(ddp.no_sync())
-        ddp.require_forward_param_sync = False
+        for ddp in replicas:
+            stack.enter_context(ddp.no_sync())
+            ddp.require_forward_param_sync = False
         try:
             yield
         finally:
-            ddp.require_forward_param_sync = broadcasts
+            for ddp, broadcast in zip(replicas, broadcasts, strict=True):
+                ddp.require_forward_param_sync = broadcast
 
 
-def find_ddp(network: nn.Module) -> DistributedDataParallel | None:
-    """The DDP wrapper of a network, also behind `torch.compile`; None where there is none."""
-    inner = getattr(network, "_orig_mod", network)
-    return inner if isinstance(inner, DistributedDataParallel) else None
+def find_ddp(network: nn.Module) -> list[DistributedDataParallel]:
+    """The DDP wrappers in a network: around it, behind `torch.compile`, or around parts of it."""
+    return [module for module in network.modules() if isinstance(module, DistributedDataParallel)]

@@ -13,14 +13,15 @@ from torch.optim import Optimizer
 
 from ..errors import OptimizerError
 
-PROBE_STEPS = 3  # the first step of Rprop and ASGD is linear, later ones are not
+PROBE_STEPS = 4  # the first step of Rprop and ASGD is linear, later ones are not; the last is a late one
+LATE = 1e6
 PROBE_FACTORS = (1.0, 2.0, 0.5)
 
 
-def groups_by_block(optimizer: Optimizer) -> dict[str, list[int]]:
+def groups_by_block(optimizer: Optimizer, *, rates_count: bool = True) -> dict[str, list[int]]:
     """Block name → numbers of its parameter groups, in group order; several groups may share a block and its rate.
 
-    Numbers, for loading a state replaces the group dictionaries.
+    Numbers, for loading a state replaces the group dictionaries. Under a schedule the groups' rates do not count.
 
     Raises:
         OptimizerError: a group has no `name`, its rate is no positive float, or groups of one block differ in rate.
@@ -33,13 +34,15 @@ def groups_by_block(optimizer: Optimizer) -> dict[str, list[int]]:
                 f"Group {number} of {type(optimizer).__name__} has no block name (its keys: {', '.join(group)}). "
                 f"Build the optimizer from metalr_monai.param_groups(network, blocks, lr)."
             )
-        if isinstance(rate, Tensor) or not rate > 0:
+        if any(p.is_complex() for p in group["params"]):
+            raise OptimizerError(f"Block {name!r} has complex parameters, which MetaLR does not handle.")
+        if isinstance(rate, Tensor) or (rates_count and not rate > 0):
             raise OptimizerError(
                 f"Block {name!r} starts at rate {rate!r}; expected a float above 0. "
                 f"To keep a block fixed, set requires_grad=False on its parameters."
             )
         first = optimizer.param_groups[blocks[name][0]]["lr"] if blocks[name] else rate
-        if first != rate:
+        if rates_count and first != rate:
             raise OptimizerError(
                 f"Two groups of block {name!r} start at different rates, {first} and {rate}; a block has one rate."
             )
@@ -68,6 +71,8 @@ def refuse_nonlinear_step(optimizer: Optimizer) -> None:
                         f"Use SGD, Adam, AdamW, RMSprop, NAdam or another optimizer whose step is linear in lr."
                     )
             probe = trials[1.0]
+            if step == PROBE_STEPS - 2:
+                _age(probe)  # Adafactor's rate is capped by 1/√t
     except OptimizerError:
         raise
     except Exception as error:  # a foreign optimizer may fail in any way
@@ -81,7 +86,7 @@ def _tiny_copy(optimizer: Optimizer) -> Optimizer:
     memo.update({id(p): nn.Parameter(_tiny_like(p)) for first in real for p in first})
     state, optimizer.state = optimizer.state, defaultdict(dict)
     try:
-        probe = copy.deepcopy(optimizer, memo)
+        probe = _whole_copy(optimizer, memo)
     finally:
         optimizer.state = state
     for group, first in zip(probe.param_groups, real, strict=True):
@@ -90,6 +95,24 @@ def _tiny_copy(optimizer: Optimizer) -> Optimizer:
             if p in state:
                 probe.state[memo[id(p)]] = {key: _tiny_state(value, p) for key, value in state[p].items()}
     return probe
+
+
+def _whole_copy(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """A deep copy with what subclasses keep beside groups and state, which Optimizer's own copying drops."""
+    twin = copy.deepcopy(optimizer, memo)
+    for name, value in vars(optimizer).items():
+        if name not in vars(twin) and name != "step":  # a scheduler's patch of `step` would step the original
+            setattr(twin, name, copy.deepcopy(value, memo))
+    return twin
+
+
+def _age(probe: Optimizer) -> None:
+    """Let the probe's step counters say that training has long gone on."""
+    for state in probe.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"].fill_(LATE)
+        elif "step" in state:
+            state["step"] = int(LATE)
 
 
 def _tiny_like(p: Tensor) -> Tensor:
@@ -103,7 +126,7 @@ def _tiny_state(value: object, p: Tensor) -> object:
 
 
 def _trial(probe: Optimizer, factor: float, step: int) -> Optimizer:
-    trial = copy.deepcopy(probe)
+    trial = _whole_copy(probe, {})
     for group in trial.param_groups:
         group["lr"] *= factor
         for p in group["params"]:

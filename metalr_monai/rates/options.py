@@ -45,7 +45,8 @@ class Options:
             (1e-6, 1e-2) for rates and (1e-3, 10) for multipliers; an upper bound of None leaves it open (v1).
         meta_every: learn at every k-th optimizer step, which costs 1 + 1/k passes a step.
         one_pass: take the next training gradient for g_v: no meta batch, rates lag by one step.
-        schedule: step number t = 0, 1, … → s_t ≥ 0. The blocks' *multipliers* are then learned: lr_j = s_t·m_j.
+        schedule: step number t = 0, 1, … → s_t ≥ 0. The blocks' *multipliers* are then learned: lr_j = s_t·m_j, from
+            the `multiplier` of their groups on; the rates that the groups were made with give way.
         renormalize: keep the geometric mean of the multipliers at 1 (against the short-horizon bias).
         hold: block → number of first epochs during which it keeps its starting rate.
         quirks: names out of `QUIRKS`; for comparison with the published code only.
@@ -71,25 +72,39 @@ class Options:
         _one_of("rule", self.rule, RULES)
         _one_of("lookahead", self.lookahead, ("applied", "sgd"))
         _one_of("scale", self.scale, ("none", "cosine"))
+        self._check_types()
         for quirk in self.quirks:
             _one_of("quirks", quirk, QUIRKS)
         _in_range("beta", self.beta, 0, math.inf)
         _in_range("eta", self.eta, 0, math.inf)
         _in_range("average", self.average, 0, 1)
-        if not isinstance(self.meta_every, int) or self.meta_every < 1:
-            raise OptionError(f"meta_every is {self.meta_every!r}; expected a whole number of steps, 1 or more.")
         self._check_bounds()
         self._check_combinations()
 
+    def _check_types(self) -> None:
+        if not _is_whole(self.meta_every) or self.meta_every < 1:
+            raise OptionError(f"meta_every is {self.meta_every!r}; expected a whole number of steps, 1 or more.")
+        if not _is_whole(self.seed) or self.seed < 0:
+            raise OptionError(f"seed is {self.seed!r}; expected a whole number, 0 or more.")
+        for name in ("one_pass", "renormalize"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; expected true or false.")
+        if self.schedule is not None and not callable(self.schedule):
+            raise OptionError(f"schedule is {self.schedule!r}; expected a function of the step, as lambda t: 1e-3.")
+        if not isinstance(self.hold, Mapping) or not all(_is_whole(n) and n >= 0 for n in self.hold.values()):
+            raise OptionError(f"hold is {self.hold!r}; expected block → number of epochs, as {{'head': 5}}.")
+        if not isinstance(self.quirks, (tuple, list)):
+            raise OptionError(f"quirks is {self.quirks!r}; expected a list out of {', '.join(QUIRKS)}.")
+
     def _check_bounds(self) -> None:
+        given = PAPER_BOUNDS if self.bounds is None else self.bounds
+        if not isinstance(given, (tuple, list)) or len(given) != 2 or not _is_number(given[0]):
+            raise OptionError(f"bounds are {given!r}; expected (lowest, highest), with None for no highest.")
+        if given[1] is not None and not _is_number(given[1]):
+            raise OptionError(f"bounds are {given!r}; expected (lowest, highest), with None for no highest.")
         lower, upper = self.limits
-        _in_range("bounds[0]", lower, 0, math.inf)
-        if lower == 0 and self.rule != "constant":
-            raise OptionError(
-                "bounds[0] is 0, which no multiplicative rule can leave again; give one above 0, as 1e-6."
-            )
-        if not upper > lower:
-            raise OptionError(f"bounds are {self.bounds!r}; expected (lowest, highest) with lowest < highest.")
+        if not 0 < lower < upper:  # at 0 a rate would stay there for ever, and no step could be rescaled from it
+            raise OptionError(f"bounds are {given!r}; expected 0 < lowest < highest, as (1e-6, 1e-2).")
 
     def _check_combinations(self) -> None:
         if self.renormalize and self.schedule is None:
@@ -138,6 +153,14 @@ def _one_of(name: str, value: Any, allowed: Any) -> None:  # noqa: ANN401 - user
     )
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _in_range(name: str, value: float, lowest: float, below: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < below:
+    if not _is_number(value) or not lowest <= value < below:
         raise OptionError(f"{name} is {value!r}; expected a number of at least {lowest} and below {below}.")

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ..errors import ConflictError, MetaDataError, OptimizerError, OptionError, StateError
 from .blocks import Blocks
-from .conflicts import name_of_scheduler
+from .conflicts import name_of_scheduler, schedulers_of
 from .history import RateHistory
 from .hypergradient import Products, block_sums, hypergradient, products_along, products_in_backward
 from .learned import LearnedRates
@@ -48,6 +48,7 @@ class MetaLR:
         counts: `meta_steps`; `nonfinite` (hypergradients with NaN or infinity: step kept, rates untouched);
             `clipped` (block updates where β·h was beyond 1 under Eq. 5).
         meta_loss: zero-argument callable, for loops that call `optimizer.step()` themselves; `step` sets it for a step.
+        train_loss: the same for the training batch's loss, which is only looked at for NaN and infinity.
 
     Raises:
         OptionError, OptimizerError, BlockError, ConflictError: nothing has been changed then.
@@ -73,8 +74,9 @@ class MetaLR:
         **options: Any,  # noqa: ANN401 - checked by read_options
     ) -> None:
         self.options = read_options(preset, options)
-        self._group_numbers = groups_by_block(optimizer)
-        _refuse_second_tuner(optimizer)
+        self._group_numbers = groups_by_block(optimizer, rates_count=self.options.schedule is None)
+        _refuse_rivals(optimizer)
+        _refuse_unwrapped_replica(network)
         refuse_nonlinear_step(optimizer)
         self.optimizer, self.network, self.scaler = optimizer, network, scaler
         self.names = tuple(self._group_numbers)
@@ -88,8 +90,9 @@ class MetaLR:
         self.steps = 0
         self.epoch = 0
         self.meta_loss: Loss | None = None
+        self.train_loss: Loss | None = None
         self._owns_gradients = False
-        self._due = False
+        self._due = self._skips = False
         self._awaiting: list[float] | None = None  # rates of the step that the next training gradient will judge
         self._h: list[float] | None = None
         self._meta_loss_value = math.nan
@@ -121,7 +124,7 @@ class MetaLR:
             raise OptionError(f"step() expects {expected}.")
         loss = train_loss()
         torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
-        self.meta_loss, self._owns_gradients = meta_loss, True
+        self.meta_loss, self.train_loss, self._owns_gradients = meta_loss, loss.detach, True
         try:
             if self.scaler is None:
                 self.optimizer.step()
@@ -129,15 +132,16 @@ class MetaLR:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
         finally:
-            self.meta_loss, self._owns_gradients = None, False
-        self.optimizer.zero_grad()
+            self.meta_loss, self.train_loss, self._owns_gradients = None, None, False
+            self.optimizer.zero_grad()
         return loss.detach()
 
     def end_epoch(self) -> None:
         """Tell that an epoch is over: blocks may leave their hold; rates that stood still or collapsed are reported."""
         self.epoch += 1
         self._learned.end_epoch()
-        self._rates = self._write_rates()
+        if "rounded_rates" in self.options.quirks:
+            self._rates = self._write_rates()
 
     @property
     def lrs(self) -> dict[str, float]:
@@ -174,7 +178,12 @@ class MetaLR:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("closure") is not None or any(callable(arg) for arg in args[1:]):
             raise OptimizerError("optimizer.step(closure) makes its gradients itself; call backward(), then step().")
-        self._refuse_overwritten_rates()
+        # A fused optimizer is called even for a step that the scaler skips, and skips it inside.
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._skips = found_inf is not None and bool(found_inf)
+        if self._skips:
+            return
+        self._refuse_changed_groups()
         self._h, self._meta_loss_value = None, math.nan
         if self._awaiting is not None:
             self._judge_by_training_gradient(self._awaiting)
@@ -185,11 +194,13 @@ class MetaLR:
         if not self.options.one_pass and self.meta_loss is None:
             raise MetaDataError("No meta batch: call tuner.step(train_loss, meta_loss), or set tuner.meta_loss first.")
         self._displacement.save()
-        self._due = bool(self._displacement.parameters)
+        self._due = bool(self._displacement.moving_blocks)
         if self._due and self.options.lookahead == "sgd":
             self._judge_gradient_step()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._skips:
+            return
         try:
             if self._due and self.options.lookahead == "applied":
                 self._displacement.measure()
@@ -258,8 +269,9 @@ class MetaLR:
     ) -> None:
         """h from the products of g_v with Δ = distance·u, then the new rates; one transfer to the host."""
         sums = block_sums(products, self._displacement.block, len(self.names), norms=self._norms)
-        if loss is not None:
-            sums = sums + 0 * loss.to(sums)  # a loss of NaN or infinity spoils h even where gradients are finite
+        for value in (loss, None if self.train_loss is None else self.train_loss()):
+            if value is not None:
+                sums = sums + 0 * value.detach().to(sums)  # NaN or infinity spoils h even where gradients are finite
         self._average_over_ranks(sums)
         if loss_scale is not None:
             sums[:2] /= loss_scale.to(sums)
@@ -273,8 +285,7 @@ class MetaLR:
 
     def _average_over_ranks(self, sums: Tensor) -> None:
         """⟨mean g_v, u⟩ = mean of ⟨g_v, u⟩, for u is the same on all ranks. The cosine takes the ranks' mean ‖g_v‖²."""
-        ddp = find_ddp(self.network)
-        if ddp is not None:
+        for ddp in find_ddp(self.network)[:1]:
             torch.distributed.all_reduce(sums, group=ddp.process_group)
             sums /= torch.distributed.get_world_size(ddp.process_group)
 
@@ -285,10 +296,10 @@ class MetaLR:
     def _schedule_value(self) -> float:
         if self.options.schedule is None:
             return 1.0
-        value = float(self.options.schedule(self.steps))
-        if not 0 <= value < math.inf:
+        value = self.options.schedule(self.steps)
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise OptionError(f"schedule({self.steps}) is {value}; expected a finite rate of at least 0.")
-        return value
+        return float(value)
 
     def _block_groups(self) -> list[list[dict[str, Any]]]:
         """The optimizer's groups of each block."""
@@ -302,7 +313,13 @@ class MetaLR:
                 group["lr"] = rate
         return rates
 
-    def _refuse_overwritten_rates(self) -> None:
+    def _refuse_changed_groups(self) -> None:
+        known = sum(map(len, self._group_numbers.values()))
+        if len(self.optimizer.param_groups) != known:
+            raise OptimizerError(
+                f"The optimizer has {len(self.optimizer.param_groups)} groups, and had {known} when MetaLR was made; "
+                f"detach() it and make it anew after add_param_group."
+            )
         for name, groups, rate in zip(self.names, self._block_groups(), self._rates, strict=True):
             for group in groups:
                 if group["lr"] != rate:
@@ -326,6 +343,7 @@ class MetaLR:
         return {
             "names": list(self.names),
             "relative": self.options.schedule is not None,
+            "one_pass": self.options.one_pass,
             "learned": self._learned.state_dict(),
             "steps": self.steps,
             "epoch": self.epoch,
@@ -339,8 +357,12 @@ class MetaLR:
         """Go on where `state_dict()` was taken.
 
         Raises:
-            StateError: the blocks are others, or one state has rates and the other multipliers; nothing is changed.
+            StateError: the blocks or the mode are others; nothing is changed.
         """
+        if "names" not in state:
+            raise StateError(f"This is no state of MetaLR: it has {', '.join(map(str, state)) or 'nothing'} in it.")
+        if state["one_pass"] != self.options.one_pass:
+            raise StateError(f"The saved state is of one_pass={state['one_pass']}; set one_pass accordingly.")
         if tuple(state["names"]) != self.names:
             raise StateError(
                 f"The saved state has the blocks {', '.join(state['names'])}; here they are {', '.join(self.names)}. "
@@ -360,7 +382,21 @@ class MetaLR:
         self._rates = self._write_rates()
 
 
-def _refuse_second_tuner(optimizer: Optimizer) -> None:
+def _refuse_rivals(optimizer: Optimizer) -> None:
     hooks = optimizer._optimizer_step_pre_hooks.values()
     if any(isinstance(getattr(hook, "__self__", None), MetaLR) for hook in hooks):
         raise ConflictError("This optimizer already has a MetaLR; call its detach() before making another.")
+    if schedulers_of(optimizer):
+        raise ConflictError(
+            f"{name_of_scheduler(optimizer)} would overwrite the rates that MetaLR learns. Give the schedule to MetaLR "
+            f"(schedule=lambda t: ..., t counts optimizer steps), which multiplies it by the learned multipliers."
+        )
+
+
+def _refuse_unwrapped_replica(network: nn.Module) -> None:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1 and not find_ddp(network):
+        raise OptionError(
+            f"A process group of {torch.distributed.get_world_size()} is up, but the network has no "
+            f"DistributedDataParallel in it, so the ranks would learn different rates. Give MetaLR the wrapped network."
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from monai.data import CacheDataset
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 
 from metalr_monai import hold_out
 from metalr_monai.data.hold_out import case_names
@@ -54,3 +55,23 @@ def test_cases_are_named_by_id_by_file_or_by_number():
     items = [{"case_id": 7}, {"image": "/data/volume-3.nii.gz"}, {"image": ["/data/a_0000.nii.gz"]}, {"image": 1}, "x"]
     assert case_names(items) == ["7", "volume-3.nii.gz", "a_0000.nii.gz", "3", "4"]
     assert case_names(range(2)) == ["0", "1"]
+
+
+def test_items_of_one_case_stay_together():
+    items = [{"case_id": f"patient_{i % 4}", "slice": i} for i in range(20)]
+    train, meta = hold_out(items, 1)
+    assert len(meta) == 5 and len({m["case_id"] for m in meta}) == 1
+    assert not {m["case_id"] for m in meta} & {t["case_id"] for t in train}
+
+
+def test_iterable_data_has_nothing_to_hold_out():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([1, 2, 3])
+
+    with pytest.raises(MetaDataError, match="Stream has no items by number"):
+        hold_out(Stream(), 2)
+
+
+def test_a_numpy_count_is_a_count():
+    assert len(hold_out(list(range(9)), np.int64(4))[1]) == 4

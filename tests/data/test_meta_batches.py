@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.data import ArrayDataset, CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, EnsureTyped, RandGaussianNoise, RandGaussianNoised
-from torch.utils.data import DistributedSampler, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
 
 from metalr_monai import MetaBatches
 from metalr_monai.errors import MetaDataError
@@ -85,6 +85,46 @@ def test_a_loaded_position_goes_on_with_the_same_batches_and_augmentations(worke
     assert resumed.state_dict() == {"position": 8}
 
 
+class OwnDataset(torch.utils.data.Dataset):
+    """Keeps its transform under a name of its own."""
+
+    def __init__(self):
+        self.items, self.augment = np.zeros((6, 3), "float32"), RandGaussianNoise(prob=1.0)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.augment(torch.as_tensor(self.items[index]))
+
+
+@pytest.mark.parametrize(
+    "data", [OwnDataset(), ConcatDataset([OwnDataset(), OwnDataset()])], ids=["own", "concatenated"]
+)
+def test_random_transforms_are_found_wherever_a_data_set_keeps_them(data):
+    training = torch.utils.data.DataLoader(data, batch_size=2)
+    holders = getattr(data, "datasets", [data])
+    before = [d.augment.R.get_state()[1].copy() for d in holders]
+    stream = MetaBatches(training, seed=1)
+    batches = [next(stream) for _ in range(4)]
+    assert all(np.array_equal(d.augment.R.get_state()[1], b) for d, b in zip(holders, before, strict=True))
+    resumed = MetaBatches(training, seed=1)
+    resumed.load_state_dict({"position": 2})
+    assert torch.equal(next(resumed), batches[2]) and not torch.equal(batches[2], batches[3])
+
+
+def test_a_generator_that_training_shares_is_left_where_it_was():
+    generator = torch.Generator().manual_seed(0)
+    data = dataset()
+    training = DataLoader(data, batch_size=2, shuffle=True, generator=generator)
+    before = generator.get_state()
+    stream = MetaBatches(training, order="loader", seed=3)
+    found = cases(stream, 5)
+    assert torch.equal(generator.get_state(), before)
+    generator.manual_seed(7)
+    assert cases(MetaBatches(training, order="loader", seed=3), 5) == found
+
+
 @pytest.mark.parametrize("cls", [CacheDataset, Dataset])
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Subset(d, [5, 1, 3, 0])], ids=["whole", "subset"])
 def test_transforms_are_copies_also_behind_a_subset(cls, wrap):
@@ -127,6 +167,10 @@ def test_a_batch_size_of_its_own():
         MetaBatches(loader(), order="loader", batch_size=5)
 
 
+def few(indices, batch_size, **settings):
+    return loader(dataset(8), batch_size=batch_size, shuffle=False, sampler=SubsetRandomSampler(indices), **settings)
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         yield torch.zeros(1)
@@ -139,6 +183,8 @@ class Endless(IterableDataset):
         (lambda: MetaBatches(loader(dataset(1))), "The meta set has 1 items, which is shorter than one batch of 2"),
         (lambda: MetaBatches(loader(dataset(3)), world_size=2), "Each rank's share of the meta set has 1 items"),
         (lambda: MetaBatches(loader(dataset(1)), order="loader"), "The meta loader has 1 items"),
+        (lambda: MetaBatches(few([0, 1], 4, drop_last=True), order="loader"), "sampler gives no batch"),
+        (lambda: MetaBatches(few([0, 1], 4), order="loader"), "first batch has 2 items, which is shorter"),
         (lambda: MetaBatches(torch.utils.data.DataLoader(Endless(), batch_size=2)), "Endless cannot be indexed"),
     ],
 )

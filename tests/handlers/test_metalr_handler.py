@@ -176,6 +176,39 @@ def test_amp_without_a_gpu_is_plain_training():
     assert histories[0].rates.tolist() == histories[1].rates.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.cuda.amp.*:FutureWarning")  # MONAI 1.6 still calls it
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available.*:UserWarning")  # and autocasts to "cuda" everywhere
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}], ids=str)
+def test_a_scaled_loss_gives_the_same_rates_and_a_skipped_step_none(options):
+    class Scaler:
+        """A real scaler where MONAI's is disabled without a GPU; the loss overflows at one iteration."""
+
+        def __init__(self, overflow):
+            self.overflow = overflow
+
+        def attach(self, engine):
+            engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.spoil)
+
+        def start(self, engine):
+            engine.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+        def spoil(self, engine):
+            if self.overflow == engine.state.iteration:
+                engine.state.output["loss"] = engine.state.output["loss"] * float("inf")
+
+    def run(amp, overflow=None):
+        handler = MetaLRHandler(**options)
+        scaling = [Scaler(overflow)] if amp else []
+        make_trainer([*scaling, handler], amp=amp, lr=5e-4, epochs=1).run()
+        return handler.tuner
+
+    plain, scaled, skipped = run(amp=False), run(amp=True), run(amp=True, overflow=3)
+    torch.testing.assert_close(scaled.history.rates, plain.history.rates, rtol=1e-4, atol=0)
+    assert len(plain.history) == len(scaled.history) == 5
+    assert len(skipped.history) == 4 and skipped.counts["nonfinite"] == 0
+
+
 @pytest.mark.filterwarnings("ignore:Will convert to PyTorch Tensor:UserWarning")  # MONAI says so at every iteration
 def test_a_compiled_network_learns_the_same_rates():
     histories = []
@@ -227,6 +260,7 @@ def test_a_weighted_sampler_of_the_meta_loader_is_kept():
     assert {case for batch in cases[1::2] for case in batch} == {"case_05"}
 
 
+@pytest.mark.filterwarnings("ignore:No rate has moved:RuntimeWarning")  # rounding to six decimals, a quirk, holds them
 def test_the_reference_preset_judges_on_the_first_batch_always():
     handler = MetaLRHandler(preset="reference")
     trainer = make_trainer([handler], epochs=2)
@@ -312,6 +346,19 @@ def test_a_monai_scheduler_handler_is_refused_by_name():
     assert trainer.state.iteration == 0
 
 
+def test_schedulers_of_something_else_are_let_be():
+    other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    trainer = make_trainer([MetaLRHandler()], epochs=1)
+    scheduler = torch.optim.lr_scheduler.StepLR(other, step_size=1)
+    LrScheduleHandler(scheduler, print_lr=False).attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_STARTED, LinearCyclicalScheduler(other, "lr", 1e-3, 1e-4, 10))
+    decay = LinearCyclicalScheduler(trainer.optimizer, "weight_decay", 1e-3, 1e-4, 10)
+    trainer.add_event_handler(Events.ITERATION_STARTED, decay)
+    other.step()
+    trainer.run()
+    assert trainer.state.iteration == 5
+
+
 def test_an_ignite_scheduler_is_refused_by_name():
     trainer = make_trainer([MetaLRHandler()])
     scheduler = LinearCyclicalScheduler(trainer.optimizer, "lr", 1e-3, 1e-4, 10)
@@ -352,6 +399,58 @@ def test_an_evaluator_is_refused():
 def test_a_meta_set_that_cannot_be_is_refused_before_anything_runs(meta, says):
     with pytest.raises(MetaDataError, match=says):
         make_trainer([MetaLRHandler(meta=meta)])
+
+
+def test_a_refused_hold_out_leaves_the_trainer_as_it_was():
+    trainer = make_trainer([])
+    loader, length = trainer.data_loader, trainer.state.epoch_length
+    handler = MetaLRHandler(meta=1)
+    with pytest.raises(MetaDataError, match="shorter than one batch"):
+        handler.attach(trainer)
+    assert trainer.data_loader is loader and trainer.state.epoch_length == length and handler.split is None
+
+
+@pytest.mark.parametrize("size", [-1, 0, 2.5])
+def test_a_meta_batch_size_that_cannot_be_is_refused(size):
+    with pytest.raises(MetaDataError, match="meta_batch_size is"):
+        make_trainer([MetaLRHandler(meta_batch_size=size)])
+
+
+def test_one_handler_serves_one_trainer():
+    handler = MetaLRHandler()
+    make_trainer([handler])
+    with pytest.raises(EngineError, match="belongs to another trainer"):
+        make_trainer([handler])
+
+
+@pytest.mark.parametrize("saver_first", [True, False])
+def test_epochs_are_counted_alike_whatever_the_order_of_handlers(saver_first, tmp_path):
+    def run(epochs, load=None):
+        handler = MetaLRHandler(hold={"head": 2})
+        trainer = make_trainer([], epochs=epochs)
+        objects = {"opt": trainer.optimizer, "metalr": handler, "trainer": trainer}
+        saver = CheckpointSaver(str(tmp_path), objects, save_interval=1, epoch_level=True, n_saved=1)
+        for part in (saver, handler) if saver_first else (handler, saver):
+            part.attach(trainer)
+        if load is not None:
+            CheckpointLoader(str(load), objects, strict=True).attach(trainer)
+        trainer.run()
+        return handler.tuner
+
+    run(1)
+    (checkpoint,) = tmp_path.glob("*.pt")
+    tuner = run(3, load=checkpoint)
+    held = [row[1] for row in tuner.history.rows() if row[tuner.history.columns.index("lr/head")] == 1e-3]
+    assert [row[1] for row in tuner.history.rows()] == [0] * 5 + [1] * 5 + [2] * 5
+    assert sorted(set(held)) == [0, 1] and tuner.epoch == 3
+
+
+def test_a_machine_without_matplotlib_gets_its_rates_and_a_word(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    metalr = MetaLRHandler()
+    make_trainer([metalr, RateHistoryHandler(metalr, tmp_path)], epochs=1).run()
+    assert (tmp_path / "rates.csv").exists() and not (tmp_path / "rates.png").exists()
+    assert "pip install metalr_monai[report]" in caplog.text
 
 
 def test_options_are_checked_when_the_handler_is_made():

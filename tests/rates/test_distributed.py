@@ -99,6 +99,25 @@ def test_two_processes_equal_one_on_the_joined_batch_and_reduce_d_scalars(tmp_pa
         assert not torch.equal(first["rates"][0], first["rates"][-1])
 
 
+def unwrapped_and_inside(rank: int) -> dict:
+    inner = DistributedDataParallel(mlp())
+    holder = nn.ModuleDict({"net": inner})
+    tuner = MetaLR(torch.optim.SGD(groups(inner.module)), holder)
+    learn(inner, tuner, False, lambda data: half(data, rank))
+    try:
+        MetaLR(torch.optim.SGD(groups(inner.module)), inner.module)
+        refused = ""
+    except metalr_monai.MetaLRError as error:
+        refused = str(error)
+    return {"rates": tuner.history.rates, "refused": refused}
+
+
+def test_a_replica_inside_the_network_is_found_and_an_unwrapped_one_refused(tmp_path):
+    first, second = in_two_processes(unwrapped_and_inside, tmp_path)
+    assert torch.equal(first["rates"], second["rates"])
+    assert "the ranks would learn different rates. Give MetaLR the wrapped network" in first["refused"]
+
+
 def batch_norm_net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)).double()

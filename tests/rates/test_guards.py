@@ -51,6 +51,17 @@ def test_a_training_gradient_that_is_not_finite_leaves_the_rates_untouched(one_p
     assert all(math.isfinite(rate) for rate in tuner.lrs.values())
 
 
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}], ids=str)
+def test_a_training_loss_that_is_not_finite_beside_finite_gradients_leaves_the_rates_untouched(options):
+    network = Scale()
+    tuner = MetaLR(torch.optim.SGD(scale_groups(network, 1e-3)), network, **options)
+    meta = () if options else (lambda: network.first.sum() + network.second.sum(),)
+    for extra in (0.0, math.inf):
+        rates = tuner.lrs
+        tuner.step(lambda extra=extra: network.first.sum() + network.second.sum() + extra, *meta)
+    assert tuner.lrs == rates and tuner.counts["nonfinite"] == 1
+
+
 def test_groups_without_block_names_are_refused():
     network = mlp()
     with pytest.raises(OptimizerError, match=r"Group 0 of Adam has no block name .*param_groups"):
@@ -110,7 +121,28 @@ def groups_of_two(network):
     return [{"params": list(m.parameters()), "lr": 1e-3, "name": str(i)} for i, m in enumerate(network)]
 
 
-@pytest.mark.parametrize("make", [torch.optim.Rprop, torch.optim.ASGD, torch.optim.LBFGS])
+class WithAttributes(torch.optim.SGD):
+    """Keeps a setting beside its groups."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.gain = 2.0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(p.grad, alpha=self.gain * group["lr"])
+
+
+def test_an_optimizer_may_keep_attributes_of_its_own():
+    network = mlp()
+    tuner = MetaLR(WithAttributes(groups(network)), network)
+    tuner.step(lambda: squared_error(network, batch(0)), lambda: squared_error(network, batch(1)))
+    assert tuner.lrs["head"] != 5e-3
+
+
+@pytest.mark.parametrize("make", [torch.optim.Rprop, torch.optim.ASGD, torch.optim.LBFGS, torch.optim.Adafactor])
 def test_an_optimizer_that_is_not_linear_in_its_rate_is_refused(make):
     network = nn.Linear(3, 3)
     optimizer = make(network.parameters(), lr=1e-3)
@@ -150,6 +182,23 @@ def test_a_scheduler_that_overwrites_the_rates_is_refused_by_its_name():
     with pytest.raises(ConflictError, match=r"CosineAnnealingLR overwrote it.*schedule="):
         tuner.step(lambda: squared_error(network, batch(2)), lambda: squared_error(network, batch(3)))
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
+
+
+def test_a_scheduler_that_is_there_already_is_refused_at_the_start():
+    network = mlp()
+    optimizer = torch.optim.SGD(groups(network))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30)
+    with pytest.raises(ConflictError, match="StepLR would overwrite"):
+        MetaLR(optimizer, network)
+    assert scheduler.last_epoch == 0
+
+
+def test_groups_that_are_added_later_are_refused():
+    network, extra = mlp(), nn.Linear(2, 2)
+    tuner = MetaLR(torch.optim.SGD(groups(network)), network)
+    tuner.optimizer.add_param_group({"params": list(extra.parameters()), "lr": 1.0})
+    with pytest.raises(OptimizerError, match=r"has 4 groups, and had 3.*make it anew"):
+        tuner.step(lambda: squared_error(network, batch(0)), lambda: squared_error(network, batch(1)))
 
 
 def test_rates_written_by_hand_are_refused_too():
@@ -262,22 +311,55 @@ def test_accumulated_gradients_make_one_step_of_their_sum():
         torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
 
 
-def test_a_clipped_step_is_judged_as_clipped():
+def test_a_step_that_a_fused_optimizer_skips_inside_is_no_step():
     network = mlp()
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    tuner = MetaLR(fused_adam(groups(network)), network, scaler=scaler, average=0.9)
+    tuner.step(lambda: squared_error(network, batch(0)), lambda: squared_error(network, batch(1)))
+    rates, weights = tuner.lrs, [p.detach().clone() for p in network.parameters()]
+    tuner.step(lambda: squared_error(network, batch(0)) * math.inf, lambda: squared_error(network, batch(1)))
+    assert tuner.lrs == rates and tuner.steps == len(tuner.history) == tuner.counts["meta_steps"] == 1
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), weights, strict=True))
+    assert scaler.get_scale() == 32.0
+
+
+def test_a_clipped_step_is_judged_as_clipped():
+    network, twin = mlp(), mlp()
     optimizer = torch.optim.SGD(groups(network))
     optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(network.parameters(), 1e-3) and None)
-    tuner = MetaLR(optimizer, network)
-    before = [p.detach().clone() for p in network.parameters()]
+    tuner = MetaLR(optimizer, network, beta=0.0)
     tuner.step(lambda: squared_error(network, batch(0)), lambda: squared_error(network, batch(1)))
-    for p, q, rate in zip(network.parameters(), before, [r for r in tuner.lrs.values() for _ in "wb"], strict=True):
-        assert (p - q).norm() <= 1e-3 * rate * (1 + 1e-9)
+
+    squared_error(twin, batch(0)).backward()
+    directions = [p.grad.clone() for p in twin.parameters()]
+    norm = torch.stack([d.norm() for d in directions]).norm()
+    with torch.no_grad():
+        for p, d in zip(twin.parameters(), directions, strict=True):
+            p -= 5e-3 * d * 1e-3 / norm
+    meta = torch.autograd.grad(squared_error(twin, batch(1)), list(twin.parameters()))
+    products = torch.stack([-(g * d).sum() * 1e-3 / norm for g, d in zip(meta, directions, strict=True)])
+    h = products.reshape(3, 2).sum(1)
+    torch.testing.assert_close(
+        tuner.history.hypergradients[0], h.detach(), rtol=1e-5, atol=0
+    )  # clip adds 1e-6 to the norm
 
 
 def test_half_precision_parameters_are_summed_in_float32():
-    torch.manual_seed(0)
-    network = nn.Linear(4096, 1, bias=False).to(torch.bfloat16)
+    network = nn.Linear(4097, 1, bias=False).to(torch.bfloat16)  # 4097 is no bfloat16
     optimizer = torch.optim.SGD([{"params": [network.weight], "lr": 0.5, "name": "all"}])
     tuner = MetaLR(optimizer, network, beta=0.0, bounds=(1e-6, 1.0), lookahead="sgd")
-    ones = torch.ones(1, 4096, dtype=torch.bfloat16)
+    ones = torch.ones(1, 4097, dtype=torch.bfloat16)
     tuner.step(lambda: network(ones).sum(), lambda: network(ones).sum())
-    assert tuner.history.hypergradients.item() == -4096.0
+    assert tuner.history.hypergradients.item() == -4097.0
+
+
+def test_sparse_gradients_and_complex_parameters_are_refused_before_anything_moves():
+    network = nn.Embedding(4, 2, sparse=True)
+    tuner = MetaLR(torch.optim.SGD([{"params": [network.weight], "lr": 1e-3, "name": "all"}]), network)
+    before = network.weight.detach().clone()
+    with pytest.raises(OptimizerError, match="sparse"):
+        tuner.step(lambda: network(torch.tensor([1])).sum(), lambda: network(torch.tensor([1])).sum())
+    assert torch.equal(network.weight, before)
+    complex_weight = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(OptimizerError, match="complex parameters"):
+        MetaLR(torch.optim.SGD([{"params": [complex_weight], "lr": 1e-3, "name": "all"}]), network)

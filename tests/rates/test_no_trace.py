@@ -129,6 +129,29 @@ def test_a_meta_loss_that_fails_leaves_a_plain_step_and_clean_statistics():
     assert tuner.lrs == dict.fromkeys(tuner.names, 1e-3)
 
 
+class OddBuffers(nn.Module):
+    """An expanded buffer, and one that is filled at the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+        self.register_buffer("expanded", torch.ones(1).expand(3))
+        self.register_buffer("seen", None)
+
+    def forward(self, x):
+        self.seen = torch.ones(())
+        return self.layer(x * self.expanded)
+
+
+def test_odd_buffers_are_put_back_too():
+    network = OddBuffers()
+    tuner = MetaLR(torch.optim.SGD(metalr_monai.param_groups(network, "auto", 1e-3)), network)
+    tuner.meta_loss = lambda: network(torch.ones(2, 3)).sum()
+    network.layer(torch.ones(2, 3)).sum().backward()
+    tuner.optimizer.step()
+    assert network.seen is None and tuner.counts["meta_steps"] == 1
+
+
 class TransfersToTheHost(TorchDispatchMode):
     """Counts what would make the host wait for a device: single numbers and lists taken out of tensors."""
 

@@ -196,6 +196,19 @@ def test_a_frozen_block_keeps_its_rate_and_its_weights():
     assert tuner.lrs["first"] > 1e-3
 
 
+@pytest.mark.parametrize("options", [{}, {"lookahead": "sgd"}, {"average": 0.9}], ids=str)
+def test_a_block_that_is_frozen_while_its_gradient_buffers_stay_keeps_its_rate(options):
+    network = Scale()
+    optimizer = torch.optim.SGD(scale_groups(network, lr=1e-3))
+    tuner = MetaLR(optimizer, network, **options)
+    tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))
+    rate = tuner.lrs["second"]
+    network.second.requires_grad_(False)
+    network.second.grad = torch.zeros_like(network.second)  # as zero_grad(set_to_none=False) leaves it
+    tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))
+    assert tuner.lrs["second"] == rate and tuner.lrs["first"] > rate
+
+
 def test_a_block_that_the_meta_loss_does_not_reach_keeps_its_rate():
     network = Scale()
     tuner = MetaLR(torch.optim.SGD(scale_groups(network, lr=1e-3)), network)
@@ -240,8 +253,20 @@ def test_rates_that_never_moved_in_the_first_epoch_are_reported():
         ({"beta": math.nan}, "beta is nan"),
         ({"average": 1.0}, "average is 1.0"),
         ({"meta_every": 0}, "meta_every is 0"),
-        ({"bounds": (0, 1)}, r"bounds\[0\] is 0"),
-        ({"bounds": (1e-2, 1e-3)}, "lowest < highest"),
+        ({"bounds": (0, 1)}, "0 < lowest < highest"),
+        ({"rule": "constant", "bounds": (0, 1)}, "0 < lowest < highest"),
+        ({"bounds": (1e-2, 1e-3)}, "0 < lowest < highest"),
+        ({"bounds": 1}, "bounds are 1; expected"),
+        ({"bounds": (1e-6, 1e-2, 1)}, "expected \\(lowest, highest\\)"),
+        ({"bounds": (None, 1)}, "expected \\(lowest, highest\\)"),
+        ({"schedule": 1e-3}, "expected a function of the step"),
+        ({"schedule": lambda t: 1j}, r"schedule\(0\) is 1j"),
+        ({"hold": ["second"]}, "expected block → number of epochs"),
+        ({"hold": {"second": "2"}}, "expected block → number of epochs"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"one_pass": "no"}, "one_pass is 'no'"),
+        ({"quirks": 5}, "quirks is 5"),
         ({"bounds": (1e-2, 1)}, "Block 'first' starts at 0.001, outside"),
         ({"renormalize": True}, "give schedule="),
         ({"one_pass": True, "lookahead": "sgd"}, "choose one"),
@@ -257,6 +282,43 @@ def test_an_option_that_cannot_be_is_refused_and_nothing_is_changed(options, say
         MetaLR(optimizer, network, **options)
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
     assert [g["lr"] for g in optimizer.param_groups] == [1e-3, 1e-3]
+
+
+def test_a_rate_that_would_become_infinite_is_left_as_it_is_and_counted():
+    network = Scale()
+    tuner = MetaLR(
+        torch.optim.SGD(scale_groups(network, lr=1e-3)), network, rule="exponential", beta=0.1, bounds=(1e-6, None)
+    )
+    tuner.step(*linear_losses(network, train=(100.0, 1.0), meta=(100.0, 0.0)))
+    assert tuner.lrs["first"] == 1e-3 and tuner.counts["nonfinite"] == 1
+    assert network.first.item() == pytest.approx(1 - 0.1)
+
+
+def test_a_schedule_is_not_asked_beyond_the_last_step():
+    network = Scale()
+    tuner = MetaLR(torch.optim.SGD(scale_groups(network, lr=1.0)), network, schedule=[1e-3, 1e-3].__getitem__)
+    for _ in range(2):
+        tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))
+    tuner.end_epoch()
+    assert tuner.steps == 2
+
+
+def test_a_warm_up_from_zero_may_be_resumed_or_tuned_anew():
+    network = Scale()
+    optimizer = torch.optim.SGD(scale_groups(network, lr=1.0))
+    first = MetaLR(optimizer, network, schedule=lambda t: 0.0)
+    first.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))
+    first.detach()
+    second = MetaLR(optimizer, network, schedule=lambda t: 1e-3)
+    assert second.lrs == {"first": 1e-3, "second": 1e-3} and first.counts["meta_steps"] == 0
+
+
+def test_standing_at_a_bound_is_named_as_a_cause_even_if_another_block_is_held():
+    network = Scale()
+    tuner = MetaLR(torch.optim.SGD(scale_groups(network, lr=1e-2)), network, hold={"second": 1})
+    tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))
+    with pytest.warns(RuntimeWarning, match="widen bounds"):
+        tuner.end_epoch()
 
 
 def test_lists_from_json_are_taken_for_bounds():
