@@ -38,6 +38,14 @@ class EngineError(MetaLRError, TypeError):
     """The Ignite engine is not one that the handler can drive."""
 
 
+class DataError(MetaLRError, ValueError):
+    """A data set's files or folders are not as expected."""
+
+
+class WeightsError(MetaLRError, ValueError):
+    """A checkpoint cannot be read, holds no weights, or does not fit the network."""
+
+
 def near_misses(name: str, candidates: Iterable[str]) -> str:
     """A sentence for an error message with the names that `name` may have meant, or nothing."""
     near = difflib.get_close_matches(name, list(candidates), n=5)

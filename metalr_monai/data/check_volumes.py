@@ -1,0 +1,415 @@
+"""Look through a CT data list before training on it, and name everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..errors import DataError, first_few
+from .hold_out import case_names
+
+GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far a corner of the label may lie from the image's
+MAX_SPACING = 20.0  # mm; beyond it the unit is rather not mm
+AIR = -200.0  # HU; every CT of a body shows air or fat below it
+
+# What nibabel and gzip raise on files that are damaged or no NIfTI; MemoryError: a damaged header may ask for terabytes
+UNREADABLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    MemoryError,
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+)
+
+Kind = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file (or, where `file` is empty, with the list).
+
+    An "error" would stop training or spoil it; a "warning" is unusual and for the user to judge.
+    """
+
+    case_id: str
+    file: str
+    kind: Kind
+    message: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What the image's header says, and the label's volumes.
+
+    Args:
+        shape: voxels along x, y, z.
+        spacing: mm along x, y, z.
+        orientation: where the axes point to, as "RAS".
+        label_ml: ml of each class but 0; None unless the voxels were read.
+    """
+
+    case_id: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    orientation: str
+    label_ml: dict[int, float] | None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All problems, those of the whole list first, and what the readable volumes are like; `str()` gives a table."""
+
+    n_cases: int
+    voxels: bool
+    problems: list[Problem]
+    volumes: list[Volume]
+
+    @property
+    def ok(self) -> bool:
+        """There are no errors; warnings there may be."""
+        return not self._of("error")
+
+    def raise_if_bad(self) -> None:
+        """Go on only without errors.
+
+        Raises:
+            DataError: with the first ten errors and their number.
+        """
+        if errors := self._of("error"):
+            lines = [f"  {p.case_id or 'the list'}: {p.message}{f' ({p.file})' * bool(p.file)}" for p in errors[:10]]
+            more = [f"  and {len(errors) - 10} more"] if len(errors) > 10 else []
+            raise DataError("\n".join([f"{len(errors)} error(s) in {self.n_cases} case(s):", *lines, *more]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for JSON: ok, counts, problems, volumes."""
+        return {
+            "ok": self.ok,
+            "cases": self.n_cases,
+            "errors": len(self._of("error")),
+            "warnings": len(self._of("warning")),
+            "voxels_read": self.voxels,
+            "problems": [asdict(problem) for problem in self.problems],
+            "volumes": [
+                asdict(v) | {"shape": list(v.shape), "spacing": list(v.spacing), "label_ml": _by_name(v.label_ml)}
+                for v in self.volumes
+            ],
+        }
+
+    def __str__(self) -> str:
+        read = "headers and voxels" if self.voxels else "headers"
+        counts = f"{len(self._of('error'))} error(s), {len(self._of('warning'))} warning(s)"
+        lines = [f"{self.n_cases} case(s), {read} read: {counts}", *self._summary()]
+        if self.problems:
+            rows = [("kind", "case", "file", "problem")]
+            rows += [(p.kind, p.case_id, Path(p.file).name, p.message) for p in self.problems]
+            widths = [max(len(row[column]) for row in rows) for column in range(3)]
+            lines += ["", *("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)]
+        return "\n".join(lines)
+
+    def _summary(self) -> Iterator[str]:
+        if not self.volumes:
+            return
+        yield f"shape         {_ranges([v.shape for v in self.volumes], 'd')} voxels (smallest, median, largest)"
+        yield f"spacing       {_ranges([v.spacing for v in self.volumes], '.3g')} mm"
+        orientations = Counter(v.orientation for v in self.volumes).most_common()
+        yield f"orientation   {', '.join(f'{codes}: {count}' for codes, count in orientations)}"
+        for label in sorted({label for v in self.volumes for label in v.label_ml or {}}):
+            ml = [v.label_ml[label] for v in self.volumes if v.label_ml and v.label_ml.get(label)]
+            spread = f"{_spread(ml, '.4g')} ml" if ml else "absent"
+            yield f"label {label:<8}{spread} in {len(ml)} case(s)"
+
+    def _of(self, kind: Kind) -> list[Problem]:
+        return [problem for problem in self.problems if problem.kind == kind]
+
+
+def check_volumes(
+    items: Sequence[Mapping[str, Any]],
+    *,
+    voxels: bool = False,
+    labels: Sequence[int] = (0, 1, 2),
+    progress: bool = True,
+) -> CheckReport:
+    """Check every header, or every voxel, of a data list of CT; problems are collected, none is raised.
+
+    Headers: a file is missing or unreadable; a volume is not 3D or not of plain numbers; spacing ≤ 0 or > 20 mm; no
+    orientation; image and label on different grids (shape; corners apart by more than a tenth of a voxel); a case or
+    a file that is listed twice. Voxels, besides: truncated or damaged data; NaN or Inf; a constant image; intensities
+    that are not like HU; label values other than `labels`; an empty label. Warnings: spacing > 20 mm, orientation,
+    intensities, empty labels, and DICOM series, which are not looked into.
+
+    Args:
+        items: as from `data_list`: "image" (a path, or a list of paths to its channels), "label" and "case_id" if any.
+        voxels: read the voxels too: seconds instead of milliseconds a case.
+        labels: the values that a label may hold.
+        progress: show a bar with the time left on standard error.
+    """
+    names = case_names(items)
+    problems = [] if names else [Problem("", "", "error", "there is nothing to check: the list of cases is empty")]
+    problems += _listed_twice(items, names)
+    volumes = []
+    with LoggingOutputSuppressor():  # nibabel prints what it repairs in a header; that is reported here
+        for name, item in zip(names, tqdm(items, desc="check", unit="case", disable=not progress), strict=True):
+            case = _Case(name, tuple(labels))
+            volume = case.check(item, voxels)
+            problems += case.problems
+            volumes += [volume] if volume else []
+    return CheckReport(len(names), voxels, problems, volumes)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A NIfTI file's header; `pixdim` as it stands in the file, which nibabel would repair in silence."""
+
+    file: str
+    image: nib.Nifti1Image
+    affine: NDArray[np.float64]
+    pixdim: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(map(int, self.image.shape))
+
+    @property
+    def placed(self) -> bool:
+        """The affine maps voxels to mm."""
+        return bool(np.isfinite(self.affine).all() and np.linalg.det(self.affine[:3, :3]) != 0)
+
+    @property
+    def is_volume(self) -> bool:
+        return len(self.shape) == 3 and min(self.shape) > 1
+
+    @property
+    def is_plain(self) -> bool:
+        return self.image.get_data_dtype().kind in "iuf"
+
+
+class _Case:
+    """The check of one case; it collects `problems`."""
+
+    def __init__(self, name: str, labels: tuple[int, ...]) -> None:
+        self._name, self._labels = name, labels
+        self.problems: list[Problem] = []
+
+    def check(self, item: Mapping[str, Any], voxels: bool) -> Volume | None:
+        """What the first image is like, if that can be read."""
+        if not _files(item, "image"):
+            self._note("", "error", 'the item has no "image"')
+        images = [self._header(file) for file in _files(item, "image")]
+        masks = [self._header(file) for file in _files(item, "label")]
+        first = images[0] if images else None
+        for other in [*images[1:], *masks]:
+            if first and other:
+                self._compare(first, other)
+        label_ml = None
+        if voxels:
+            for image in images:
+                self._image_voxels(image)
+            for mask in masks:
+                label_ml = self._label_voxels(mask)
+        if first is None or not first.placed:
+            return None
+        spacing = tuple(float(edge) for edge in voxel_sizes(first.affine))
+        return Volume(self._name, first.shape, spacing, "".join(nib.aff2axcodes(first.affine)), label_ml)
+
+    def _note(self, file: str, kind: Kind, message: str) -> None:
+        self.problems.append(Problem(self._name, file, kind, message))
+
+    def _header(self, file: str) -> _Header | None:
+        path = Path(file)
+        if path.is_dir():
+            self._note(file, "warning", "a folder (a DICOM series?): neither its headers nor its voxels are checked")
+            return None
+        if not path.exists():
+            self._note(file, "error", "the file is missing")
+            return None
+        try:
+            header = _read_header(file)
+        except UNREADABLE as error:
+            self._note(file, "error", f"the header cannot be read: {_told(error)}")
+            return None
+        for kind, message in _header_problems(header):
+            self._note(file, kind, message)
+        return header
+
+    def _compare(self, image: _Header, other: _Header) -> None:
+        if image.shape != other.shape:
+            self._note(other.file, "error", f"its shape is {_times(other.shape)}, its image's {_times(image.shape)}")
+        elif image.placed and other.placed and image.is_volume:
+            apart = _corner_distance(image, other)
+            edge = float(voxel_sizes(image.affine).min())
+            if apart > GRID_TOLERANCE * edge:
+                self._note(
+                    other.file,
+                    "error",
+                    f"its affine puts a corner {apart:.3g} mm from its image's (voxels: {edge:.3g})",
+                )
+
+    def _voxels(self, header: _Header | None) -> NDArray[Any] | None:
+        if header is None or not header.is_plain:
+            return None
+        try:
+            return _read_voxels(header)
+        except UNREADABLE as error:
+            self._note(header.file, "error", f"the voxels cannot be read: {_told(error)}")
+            return None
+
+    def _image_voxels(self, header: _Header | None) -> None:
+        found = self._voxels(header)
+        if header is None or found is None:
+            return
+        for kind, message in _intensity_problems(found):
+            self._note(header.file, kind, message)
+
+    def _label_voxels(self, header: _Header | None) -> dict[int, float] | None:
+        """ml of each class but 0."""
+        found = self._voxels(header)
+        if header is None or found is None:
+            return None
+        values, counts = np.unique(found, return_counts=True)
+        sizes = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        if unknown := [f"{value:g} ({count} voxels)" for value, count in sizes.items() if value not in self._labels]:
+            known = ", ".join(map(str, self._labels))
+            self._note(header.file, "error", f"unknown label values {first_few(unknown)}; known are {known}")
+        if not any(sizes.get(label) for label in self._labels if label != 0):
+            self._note(header.file, "warning", "the label is empty: background alone")
+        if not header.placed:
+            return None
+        voxel_ml = abs(float(np.linalg.det(header.affine[:3, :3]))) / 1000
+        return {label: sizes.get(label, 0) * voxel_ml for label in self._labels if label != 0}
+
+
+def _read_header(file: str) -> _Header:
+    image = nib.load(file)
+    if not isinstance(image, nib.Nifti1Image):
+        raise ImageFileError(f"it is {type(image).__name__}; expected NIfTI")
+    if min(image.shape, default=0) < 1:
+        raise HeaderDataError(f"it claims the shape {_times(image.shape)}")
+    with ImageOpener(file) as stream:
+        pixdim = type(image.header).from_fileobj(stream, check=False)["pixdim"][1:4]
+    return _Header(file, image, np.asarray(image.affine, dtype=np.float64), tuple(map(float, pixdim)))
+
+
+def _read_voxels(header: _Header) -> NDArray[Any]:
+    found: NDArray[Any]
+    if not header.file.endswith(".gz"):
+        found = np.asanyarray(header.image.dataobj)
+        return found
+    with gzip.open(header.file) as stream:
+        found = np.asanyarray(type(header.image).from_stream(stream).dataobj)
+        while stream.read(2**20):  # to the end, where the checksum is compared
+            continue
+    return found
+
+
+def _header_problems(header: _Header) -> Iterator[tuple[Kind, str]]:
+    shape, dtype = header.shape, header.image.get_data_dtype()
+    if len(shape) != 3:
+        yield "error", f"a {len(shape)}D image of {_times(shape)}; expected one 3D volume a file"
+    elif not header.is_volume:
+        yield "error", f"a single slice of {_times(shape)}; expected a 3D volume"
+    if not header.is_plain:
+        what = "colour (RGB)" if dtype.fields else str(dtype)
+        yield "error", f"its voxels are {what}; expected one plain number each"
+    if not all(edge > 0 for edge in header.pixdim[: len(shape)]):
+        yield "error", f"its header gives the spacing {_times(header.pixdim)}; expected mm > 0"
+    if not header.placed:
+        yield "error", "its affine is singular or not finite, so it has no place in space"
+        return
+    if max(spacing := voxel_sizes(header.affine).tolist()) > MAX_SPACING:
+        yield "warning", f"its spacing is {_times(spacing)} mm, more than {MAX_SPACING:g}; is it in other units?"
+    if header.image.header["sform_code"] == header.image.header["qform_code"] == 0:
+        yield "warning", "its header states no orientation (sform and qform code 0), so left and right are a guess"
+
+
+def _intensity_problems(voxels: NDArray[Any]) -> Iterator[tuple[Kind, str]]:
+    if voxels.dtype.kind == "f" and (bad := voxels.size - int(np.isfinite(voxels).sum())):
+        yield "error", f"{bad} of {voxels.size} voxels are NaN or Inf"
+        voxels = voxels[np.isfinite(voxels)]
+        if not voxels.size:
+            return
+    low, high = float(voxels.min()), float(voxels.max())
+    if low == high:
+        yield "error", f"every voxel is {low:g}"
+    elif low > AIR:
+        first, last = np.percentile(voxels, [1, 99])
+        guess = "8-bit grey values" if low >= 0 and high <= 255 else "windowed, normalised or shifted"
+        yield (
+            "warning",
+            f"not like HU, where air is −1000: minimum {low:g}, maximum {high:g}, percentiles 1 and 99 {first:g} and "
+            f"{last:g} ({guess}?)",
+        )
+
+
+def _listed_twice(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Problem]:
+    problems = [
+        Problem(name, "", "error", f"the case is listed {count} times")
+        for name, count in Counter(names).items()
+        if count > 1
+    ]
+    uses: dict[Path, list[tuple[str, str]]] = defaultdict(list)
+    for name, item in zip(names, items, strict=True):
+        for key in ("image", "label"):
+            for file in _files(item, key):
+                uses[Path(file).resolve()].append((key, name))
+    for path, used in uses.items():
+        if len(used) > 1:
+            where = first_few([f"{key} of {name}" for key, name in used])
+            problems.append(
+                Problem(used[1][1], str(path), "error", f"the same file is used {len(used)} times: {where}")
+            )
+    return problems
+
+
+def _files(item: Mapping[str, Any], key: str) -> list[str]:
+    files = item.get(key) or []
+    return [str(file) for file in files] if isinstance(files, (list, tuple)) else [str(files)]
+
+
+def _corner_distance(one: _Header, other: _Header) -> float:
+    """The farthest that a corner voxel of the one lies from the same voxel of the other, mm."""
+    ends = [(0, size - 1) for size in one.shape]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    apart = apply_affine(one.affine, corners) - apply_affine(other.affine, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _times(sizes: Sequence[float]) -> str:
+    return "×".join(f"{size:g}" for size in sizes)
+
+
+def _ranges(rows: Sequence[Sequence[float]], form: str) -> str:
+    """Spread along each axis: `128, 128, 512 × 101, 128, 512 × 20, 112, 128`."""
+    longest = max(map(len, rows))
+    return " × ".join(_spread([row[axis] for row in rows if len(row) > axis], form) for axis in range(longest))
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    ordered = sorted(values)
+    return ", ".join(f"{ordered[i]:{form}}" for i in (0, len(ordered) // 2, -1))
+
+
+def _by_name(volumes: Mapping[int, float] | None) -> dict[str, float] | None:
+    return None if volumes is None else {str(label): ml for label, ml in volumes.items()}

@@ -1,0 +1,47 @@
+"""What a bundle's config asks for in one expression: phantoms where there is no data, and the split data list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DataError
+from ..files import atomic_path
+from .ct_lists import Item, data_list
+from .ct_phantom import write_lits_phantoms
+from .splits import apply_split, make_split, write_split
+
+
+def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
+    """The folder with `count` CT phantoms in the LiTS layout; they are written where it does not exist yet.
+
+    Raises:
+        DataError: the folder has another number of volumes.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder) as unfinished:
+            write_lits_phantoms(unfinished, count, seed=seed)
+    found = len(list(folder.glob("volume-*.nii.gz")))
+    if found != count:
+        raise DataError(f"{folder} has {found} phantoms, not {count}. Remove the folder, or set phantoms={found}.")
+    return str(folder)
+
+
+def split_data_list(
+    kind: str, folder: str | Path, scheme: str, seed: int, output_dir: str | Path
+) -> dict[str, list[Item]]:
+    """The data list of a folder in its parts, and `split.json` in the run's folder.
+
+    Args:
+        kind: a name out of `ct_lists.READERS`.
+        scheme: a name or file as `splits.make_split` takes it.
+
+    Raises:
+        DataError: see `data_list` and `make_split`.
+    """
+    items = data_list(kind, folder)
+    split = make_split(items, scheme, seed=seed, meta=0)  # the trainer's MetaLRHandler holds its own meta set out
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    write_split(split, Path(output_dir) / "split.json")
+    return apply_split(items, split)

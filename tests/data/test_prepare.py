@@ -1,0 +1,42 @@
+"""Phantoms where there is no data, and a split written with the run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from metalr_monai import phantom_data_set, split_data_list
+from metalr_monai.errors import DataError
+
+
+def test_phantoms_are_written_once_and_split_into_disjoint_parts(tmp_path):
+    folder = phantom_data_set(tmp_path / "bundle" / "phantoms", 7)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "bundle/phantoms").iterdir()}
+    assert phantom_data_set(folder, 7) == folder
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "bundle/phantoms").iterdir()} == before
+    assert [p.name for p in (tmp_path / "bundle").iterdir()] == ["phantoms"]
+
+    parts = split_data_list("lits", folder, "paper", 0, tmp_path / "run")
+    train, test = ({item["case_id"] for item in parts[part]} for part in ("train", "test"))
+    assert len(train | test) == 7 and not train & test and parts["meta"] == []
+    saved = json.loads((tmp_path / "run/split.json").read_text())
+    assert set(saved["train"]) == train and set(saved["test"]) == test and saved["scheme"] == "paper"
+
+
+def test_another_number_of_phantoms_is_not_taken_silently(tmp_path):
+    phantom_data_set(tmp_path / "phantoms", 3)
+    with pytest.raises(DataError, match=r"has 3 phantoms, not 131. Remove the folder, or set phantoms=3"):
+        phantom_data_set(tmp_path / "phantoms", 131)
+
+
+def test_a_folder_that_could_not_be_finished_is_not_left_behind(tmp_path, monkeypatch):
+    def fail(folder, count, seed):
+        folder.mkdir()
+        (folder / "volume-0.nii.gz").write_bytes(b"")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("metalr_monai.data.prepare.write_lits_phantoms", fail)
+    with pytest.raises(OSError, match="no space left"):
+        phantom_data_set(tmp_path / "phantoms", 3)
+    assert list(tmp_path.iterdir()) == []
