@@ -34,7 +34,15 @@ class Net(nn.Module):
 
 
 def make_trainer(
-    handlers, *, lr=1e-3, epochs=2, batch_size=2, optimizer=torch.optim.Adam, distributed=False, **settings
+    handlers,
+    *,
+    lr=1e-3,
+    epochs=2,
+    batch_size=2,
+    optimizer=torch.optim.Adam,
+    distributed=False,
+    num_workers=0,
+    **settings,
 ):
     """Images of 8×8 with random augmentation, shuffled; network, optimizer and streams are the same in each call."""
     torch.manual_seed(0)
@@ -49,7 +57,9 @@ def make_trainer(
     return SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
-        train_data_loader=DataLoader(dataset, batch_size=batch_size, shuffle=sampler is None, sampler=sampler),
+        train_data_loader=DataLoader(
+            dataset, num_workers, batch_size=batch_size, shuffle=sampler is None, sampler=sampler
+        ),
         network=DistributedDataParallel(network) if distributed else network,
         optimizer=optimizer(groups),
         loss_function=nn.CrossEntropyLoss(),

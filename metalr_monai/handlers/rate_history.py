@@ -7,9 +7,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ..errors import OptionError
+from ..files import atomic_path
 from ..rates.history import RateHistory
 from .metalr import MetaLRHandler
 
@@ -79,7 +77,7 @@ def save_rates(history: RateHistory, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".csv", ".jsonl"):
         raise OptionError(f"{path} ends in {path.suffix!r}; rates are written as .csv or .jsonl.")
-    with _atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(history.columns)
@@ -100,7 +98,7 @@ def plot_rates(history: RateHistory, path: str | Path, title: str = "Learned lea
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     rates, d = history.rates, len(history.names)
-    colours = _depth_colours(d)
+    colours = depth_colours(d)
     for j, name in enumerate(history.names):
         axes.plot(history.steps.numpy(), rates[:, j].numpy(), color=colours[j], linewidth=1.6, label=name)
     axes.set(title=title, xlabel="optimizer step", ylabel="learning rate", yscale="log")
@@ -108,22 +106,12 @@ def plot_rates(history: RateHistory, path: str | Path, title: str = "Learned lea
     axes.grid(which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, title="block, by depth")
-    with _atomic(Path(path)) as temporary:
+    with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, format=Path(path).suffix.lstrip("."), dpi=150)
 
 
-def _depth_colours(d: int) -> list[Any]:
+def depth_colours(d: int) -> list[Any]:
+    """One colour a block, from shallow to deep."""
     from matplotlib import colormaps
 
     return [colormaps["turbo"](0.05 + 0.9 * j / max(d - 1, 1)) for j in range(d)]
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
