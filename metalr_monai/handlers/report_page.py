@@ -50,10 +50,13 @@ def write_report_page(folder: str | Path) -> Path:
         The page's path.
 
     Raises:
-        StateError: `run_report.json` is missing, or it or a CSV file cannot be read.
+        StateError: `run_report.json` is missing or not whole, it or a CSV file cannot be read, or the extra is missing.
     """
-    import jinja2  # the base install has neither jinja2 nor matplotlib
-    import matplotlib  # noqa: F401
+    try:
+        import jinja2  # the base install has neither jinja2 nor matplotlib
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise StateError(f"{error.name} is missing. Get it with pip install metalr_monai[report].") from error
 
     folder = Path(folder)
     report = read_report(folder)
@@ -65,7 +68,20 @@ def write_report_page(folder: str | Path) -> Path:
         undefined=jinja2.ChainableUndefined,
     )
     environment.filters.update(number=_number, rate=_rate, seconds=_duration, memory=_memory, moment=_moment)
-    page = environment.get_template("report_page.html.j2").render(
+    template = environment.get_template("report_page.html.j2")
+    try:
+        page = _render(template, folder, report)
+    except (jinja2.UndefinedError, TypeError, KeyError, ValueError) as error:
+        raise StateError(
+            f"{folder / REPORT_FILE} is not a whole run report: {error}. Run the training again."
+        ) from error
+    with atomic_path(folder / PAGE_FILE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / PAGE_FILE
+
+
+def _render(template: Any, folder: Path, report: dict[str, Any]) -> str:  # noqa: ANN401 - jinja2 is optional
+    page: str = template.render(
         report=report,
         scores=_first_and_last(report),
         rates=_draw_rates(_read_table(folder / "rates.csv")),
@@ -73,9 +89,7 @@ def write_report_page(folder: str | Path) -> Path:
         cases=_read_table(folder / "metrics.csv"),
         slices=[(path.stem, _as_image(path.read_bytes(), "png")) for path in _in_order(folder / "slices")],
     )
-    with atomic_path(folder / PAGE_FILE) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return folder / PAGE_FILE
+    return page
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:

@@ -152,8 +152,6 @@ class RunReport:
     def _write_page(self) -> None:
         try:
             write_report_page(self._folder)
-        except ImportError as error:
-            logger.info("No report.html: %s is missing. Get it with pip install metalr_monai[report].", error.name)
         except StateError as error:  # a page is no reason to lose a run
             logger.warning("No report.html: %s", error)
 

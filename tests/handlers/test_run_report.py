@@ -549,3 +549,10 @@ def test_other_grids_are_skipped_with_a_word(tmp_path, caplog):
 def test_an_evaluator_that_does_not_decollate_is_refused(tmp_path):
     with pytest.raises(EngineError, match="decollate=True"):
         evaluate(tmp_path, [volume("a")], decollate=False)
+
+
+def test_a_report_that_is_not_whole_is_named(tmp_path):
+    (tmp_path / "run_report.json").write_text('{"report_version": 1, "title": "x", "epochs": [{"epoch": 1}]}')
+    with pytest.raises(StateError, match=r"run_report\.json"):
+        write_report_page(tmp_path)
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,162 @@
+"""What the command line can do: each verb is a thin function over the library.
+
+A verb's signature and docstring are its usage: positional arguments are words, keyword-only ones are flags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import run as run_config
+
+from .. import check_volumes, data_list, describe_checkpoint, write_lits_phantoms, write_report_page
+from ..errors import MetaLRError, OptionError, first_few, near_misses
+from ..handlers import run_facts
+
+
+class BundleError(MetaLRError, ValueError):
+    """A bundle lacks what a verb needs of it, or did nothing."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found: `data` for --json, `text` for people; `ok` is False where the input is bad."""
+
+    data: Mapping[str, Any]
+    text: str
+    ok: bool = True
+
+
+Verb = Callable[..., Answer]
+
+
+def info() -> Answer:
+    """Show the versions of the packages, and the machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = {"versions": run_facts.versions(), "machine": run_facts.machine(device)}
+    rows = [(name, value) for part in data.values() for name, value in part.items()]
+    return Answer(data, "\n".join(f"{name:<16}{value}" for name, value in rows))
+
+
+def inspect_checkpoint(checkpoint: str) -> Answer:
+    """Say what a checkpoint file holds: network, tensors, names, epoch."""
+    found = describe_checkpoint(checkpoint)
+    return Answer(found.to_dict(), str(found))
+
+
+def phantoms(kind: str, folder: str, *, count: int = 131, seed: int = 0) -> Answer:
+    """Write generated, labelled scans into a new folder.
+
+    KIND: lits, abdominal CT with liver and tumours.
+    --count: number of scans, 131 unless told otherwise.
+    --seed: the series of scans, 0 unless told otherwise.
+    """
+    if kind not in PHANTOMS:
+        raise OptionError(
+            f"There are no phantoms of kind {kind!r}; known: {', '.join(PHANTOMS)}.{near_misses(kind, PHANTOMS)}"
+        )
+    volumes = [str(path) for path in PHANTOMS[kind](folder, count, seed=seed)]
+    data = {"kind": kind, "folder": folder, "count": len(volumes), "seed": seed, "volumes": volumes}
+    return Answer(data, f"{len(volumes)} phantoms of kind {kind} in {folder}")
+
+
+def check_data(kind: str, folder: str, *, voxels: bool = False, labels: Sequence[int] | None = None) -> Answer:
+    """Name everything that is wrong with a data set; exit code 2 if there are errors.
+
+    KIND: layout of the folder: lits, msd, nnunet or pairs.
+    --voxels: read the voxels besides the headers.
+    --labels: the values that a label may hold, such as 0,1,2 (which it is unless told otherwise); reads the voxels.
+    """
+    known: dict[str, Any] = {} if labels is None else {"labels": _label_values(labels)}
+    found = check_volumes(data_list(kind, folder), voxels=voxels or labels is not None, **known)
+    return Answer(found.to_dict(), str(found), found.ok)
+
+
+def report(folder: str) -> Answer:
+    """Write report.html anew from the files of a run's folder."""
+    page = str(write_report_page(folder))
+    return Answer({"page": page}, page)
+
+
+def predict(bundle: str, input: str, output: str) -> Answer:
+    """Run a trained bundle on a folder of images.
+
+    BUNDLE: folder of the bundle, with configs/inference.json and models/model.pt.
+    INPUT: folder of the images.
+    OUTPUT: folder for the results; is made if it is missing.
+    """
+    root, images, results = (Path(path).expanduser().absolute() for path in (bundle, input, output))
+    config = _inference_config(root)
+    if not images.exists():
+        raise OptionError(f"There is no {images}; expected the folder of the images to predict.")
+    if results.exists() and not results.is_dir():
+        raise OptionError(f"{results} is a file; results are written into a folder. Name a new or an existing folder.")
+    results.mkdir(parents=True, exist_ok=True)
+    before = _moments(results)
+    try:
+        run_config(config_file=str(config), bundle_root=str(root), dataset_dir=str(images), output_dir=str(results))
+    except RuntimeError as error:
+        if (wrapped := _wrapped(error)) is None:
+            raise
+        raise wrapped from None
+    written = sorted(str(path) for path, moment in _moments(results).items() if before.get(path) != moment)
+    if not written:
+        raise BundleError(f"{config} ran, but wrote nothing into {results}; does it use its key output_dir?")
+    data = {"bundle": str(root), "input": str(images), "output": str(results), "files": written}
+    return Answer(data, f"{len(written)} file(s) in {results}: {first_few([Path(path).name for path in written])}")
+
+
+PHANTOMS: dict[str, Callable[..., list[Path]]] = {"lits": write_lits_phantoms}
+
+VERBS: dict[str, Verb] = {
+    "info": info,
+    "inspect": inspect_checkpoint,
+    "phantoms": phantoms,
+    "check-data": check_data,
+    "report": report,
+    "predict": predict,
+}
+
+
+def _label_values(labels: object) -> tuple[int, ...]:
+    values = tuple(labels) if isinstance(labels, (tuple, list)) else (labels,)
+    if not values or any(isinstance(value, bool) or not isinstance(value, int) for value in values):
+        raise OptionError(f"--labels is {labels!r}; expected the values that a label may hold, such as 0,1,2.")
+    return values
+
+
+def _inference_config(root: Path) -> Path:
+    """The bundle's inference.json, once it is known that it can run and takes what is overridden."""
+    config, model = root / "configs" / "inference.json", root / "models" / "model.pt"
+    if not root.is_dir():
+        raise BundleError(f"There is no folder {root}; expected a bundle.")
+    if not config.is_file():
+        raise BundleError(f"{config} is missing; expected a bundle with a config for inference.")
+    if not model.is_file():
+        raise BundleError(f"{model} is missing; train the bundle first, or put trained weights there.")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{config} is not valid JSON: {error}.") from error
+    missing = [key for key in ("bundle_root", "dataset_dir", "output_dir") if key not in content]
+    if missing:
+        raise BundleError(f"{config} has no {', '.join(missing)}; expected the keys that choose input and output.")
+    return config
+
+
+def _wrapped(error: BaseException) -> MetaLRError | None:
+    """The MetaLRError out of which MONAI has made `error` while it ran a config, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MetaLRError):
+        cause = cause.__cause__
+    return cause
+
+
+def _moments(folder: Path) -> dict[Path, int]:
+    """When each file below `folder` was last written, ns."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
