@@ -8,7 +8,7 @@ from ..errors import DataError
 from ..files import atomic_path
 from .ct_lists import Item, data_list
 from .ct_phantom import write_lits_phantoms
-from .splits import apply_split, make_split, write_split
+from .splits import apply_split, make_split, read_split, write_split
 
 
 def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
@@ -41,7 +41,8 @@ def split_data_list(
         DataError: see `data_list` and `make_split`.
     """
     items = data_list(kind, folder)
-    split = make_split(items, scheme, seed=seed, meta=0)  # the trainer's MetaLRHandler holds its own meta set out
+    # The trainer's MetaLRHandler holds its own meta set out; a file says itself who is in it.
+    split = read_split(scheme) if scheme.endswith(".json") else make_split(items, scheme, seed=seed, meta=0)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     write_split(split, Path(output_dir) / "split.json")
     return apply_split(items, split)

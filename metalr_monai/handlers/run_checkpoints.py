@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
+from monai.handlers import CheckpointLoader
 
 PREFIX = "resume"
 
@@ -16,7 +17,7 @@ PREFIX = "resume"
 class RunCheckpoints:
     """Save network, optimizer, learned rates and the trainer itself after each epoch, and load them at the start.
 
-    A thin use of MONAI's `CheckpointSaver` and `CheckpointLoader`: a config cannot name the trainer in the handlers
+    A thin use of Ignite's `Checkpoint` and MONAI's `CheckpointLoader`: a config cannot name the trainer in the handlers
     that the trainer is made of. Files are written whole or not at all, so a full disk leaves the last good one.
 
     Args:
@@ -38,17 +39,22 @@ class RunCheckpoints:
         if self._resume_from is not None:
             device = engine.state.device
             CheckpointLoader(str(self._resume_from), objects, strict=True, map_location=device).attach(engine)
-        saver = CheckpointSaver(
-            str(self._folder), objects, file_prefix=PREFIX, save_interval=1, epoch_level=True, n_saved=self._keep
+        saver = Checkpoint(
+            objects,
+            # MONAI's CheckpointSaver writes in place, and a run killed meanwhile would be left with a torn file
+            DiskSaver(str(self._folder), atomic=True, require_empty=False),
+            filename_prefix=PREFIX,
+            n_saved=self._keep,
+            global_step_transform=lambda e, _: e.state.epoch,
         )
-        saver.attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
 
 
 def latest_checkpoint(output_dir: str | Path) -> str | None:
     """The checkpoint of a run's last whole epoch, or None where there is none."""
     found = {}
     for file in Path(output_dir).glob(f"{PREFIX}*.pt"):
-        match = re.search(r"epoch=(\d+)\.pt$", file.name)
+        match = re.search(r"_(\d+)\.pt$", file.name)
         if match:
             found[int(match[1])] = file
     return str(found[max(found)]) if found else None

@@ -40,3 +40,11 @@ def test_a_folder_that_could_not_be_finished_is_not_left_behind(tmp_path, monkey
     with pytest.raises(OSError, match="no space left"):
         phantom_data_set(tmp_path / "phantoms", 3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_file_is_taken_as_it_is(tmp_path):
+    folder = phantom_data_set(tmp_path / "phantoms", 4)
+    (tmp_path / "mine.json").write_text('{"train": ["volume-0", "volume-3"], "test": ["volume-1"]}')
+    parts = split_data_list("lits", folder, str(tmp_path / "mine.json"), 0, tmp_path / "run")
+    assert [item["case_id"] for item in parts["train"]] == ["volume-0", "volume-3"]
+    assert [item["case_id"] for item in parts["test"]] == ["volume-1"]
