@@ -129,8 +129,7 @@ class GenesisUNet3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x`, shape (B, C_in, H, W, D) with H, W and D multiples of 8, to logits (B, C_out, H, W, D)."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # it knows no exceptions of our own
-            self._check_input(x)
+        self._check_input(x)
         skip64 = self.down_tr64(x)
         skip128 = self.down_tr128(_halve(skip64))
         skip256 = self.down_tr256(_halve(skip128))
