@@ -67,3 +67,16 @@ def make_trainer(
         train_handlers=handlers,
         **settings,
     )
+
+
+def record_cases(trainer) -> list[tuple[str, ...]]:
+    """The case names of every batch from now on, in order: a training batch, its meta batch, and so on."""
+    cases: list[tuple[str, ...]] = []
+    original = trainer.prepare_batch
+
+    def recording(batch, *args, **kwargs):
+        cases.append(tuple(batch["case_id"]))
+        return original(batch, *args, **kwargs)
+
+    trainer.prepare_batch = recording
+    return cases

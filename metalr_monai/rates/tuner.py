@@ -45,8 +45,8 @@ class MetaLR:
 
     Attributes:
         history: a `RateHistory`, one row an optimizer step.
-        counts: `meta_steps`; `nonfinite` (hypergradients with NaN or infinity: step kept, rates untouched);
-            `clipped` (block updates where β·h was beyond 1 under Eq. 5).
+        counts: `meta_steps`; `nonfinite` (NaN or infinity in a loss, a gradient or a rate that would come of them: step
+            kept, rates untouched); `clipped` (block updates where β·h was beyond 1 under Eq. 5).
         meta_loss: zero-argument callable, for loops that call `optimizer.step()` themselves; `step` sets it for a step.
         train_loss: the same for the training batch's loss, which is only looked at for NaN and infinity.
 

@@ -14,7 +14,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler
 from monai.transforms import EnsureTyped
-from small_trainer import Net, items, make_trainer
+from small_trainer import Net, items, make_trainer, record_cases
 from torch import nn
 from torch.utils.data import WeightedRandomSampler
 
@@ -90,15 +90,8 @@ def test_a_hold_out_is_disjoint_from_training_and_logged_by_case_name(caplog):
     caplog.set_level(logging.INFO)
     batches = Batches()
     handler = MetaLRHandler(meta=4, seed=3)
-    drawn = []
     trainer = make_trainer([handler, batches], epochs=3)
-    original = trainer.prepare_batch
-
-    def recording(batch, *args, **kwargs):
-        drawn.append(batch["case_id"])
-        return original(batch, *args, **kwargs)
-
-    trainer.prepare_batch = recording
+    drawn = record_cases(trainer)
     trainer.run()
     train, meta = (set(handler.split[part]) for part in ("train", "meta"))
     assert len(meta) == 4 and not train & meta and train | meta == {f"case_{i:02d}" for i in range(10)}
@@ -116,15 +109,8 @@ def _split_of(seed):
 
 def test_the_meta_stream_is_another_stream_over_the_same_data():
     handler = MetaLRHandler(meta="training")
-    order = []
     trainer = make_trainer([handler], epochs=4)
-    original = trainer.prepare_batch
-
-    def recording(batch, *args, **kwargs):
-        order.append(tuple(batch["case_id"]))
-        return original(batch, *args, **kwargs)
-
-    trainer.prepare_batch = recording
+    order = record_cases(trainer)
     trainer.run()
     training, meta = order[::2], order[1::2]
     assert {c for b in meta for c in b} == {c for b in training for c in b}
@@ -248,14 +234,7 @@ def test_a_weighted_sampler_of_the_meta_loader_is_kept():
     sampler = WeightedRandomSampler([0, 0, 0, 0, 0, 1], num_samples=6)
     handler = MetaLRHandler(meta=meta_loader(sampler=sampler))
     trainer = make_trainer([handler], epochs=1)
-    cases = []
-    original = trainer.prepare_batch
-
-    def recording(batch, *args, **kwargs):
-        cases.append(batch["case_id"])
-        return original(batch, *args, **kwargs)
-
-    trainer.prepare_batch = recording
+    cases = record_cases(trainer)
     trainer.run()
     assert {case for batch in cases[1::2] for case in batch} == {"case_05"}
 
@@ -264,14 +243,7 @@ def test_a_weighted_sampler_of_the_meta_loader_is_kept():
 def test_the_reference_preset_judges_on_the_first_batch_always():
     handler = MetaLRHandler(preset="reference")
     trainer = make_trainer([handler], epochs=2)
-    cases = []
-    original = trainer.prepare_batch
-
-    def recording(batch, *args, **kwargs):
-        cases.append(tuple(batch["case_id"]))
-        return original(batch, *args, **kwargs)
-
-    trainer.prepare_batch = recording
+    cases = record_cases(trainer)
     trainer.run()
     assert cases.count(("case_00", "case_01")) >= 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import batch, groups, mlp, squared_error
-from small_trainer import make_trainer
+from small_trainer import make_trainer, record_cases
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -151,17 +151,10 @@ def test_with_beta_zero_distributed_training_is_plain_and_so_are_its_broadcast_b
 
 def trainer_on_rank(rank: int) -> dict:
     handler = MetaLRHandler(meta="training")
-    cases: list[str] = []
     trainer = make_trainer([handler], epochs=1, distributed=True)
-    original = trainer.prepare_batch
-
-    def recording(data, *args, **kwargs):
-        cases.append(",".join(data["case_id"]))
-        return original(data, *args, **kwargs)
-
-    trainer.prepare_batch = recording
+    cases = record_cases(trainer)
     trainer.run()
-    return {"rates": handler.tuner.history.rates, "meta": cases[1::2]}
+    return {"rates": handler.tuner.history.rates, "meta": [",".join(batch) for batch in cases[1::2]]}
 
 
 def test_the_handler_deals_meta_batches_out_to_the_ranks_and_learns_one_set_of_rates(tmp_path):
