@@ -1,0 +1,52 @@
+"""Data and one trained bundle for all tests of the bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from liver_ct_bundle import GRID, TRAINING, call, command, run, weights
+
+from metalr_monai import write_lits_phantoms
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """The networks are too small for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    write_lits_phantoms(folder, 8, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bundle")
+    call(command("train.json", root=root, dataset_dir=data, **TRAINING))
+    return root
+
+
+@pytest.fixture(scope="session")
+def balanced(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained checkpoint, its last bias moved so that about half of a volume is foreground."""
+    folder = tmp_path_factory.mktemp("balanced")
+    scans, out = folder / "scans", folder / "out"
+    scans.mkdir()
+    (scans / "volume-0.nii.gz").symlink_to(data / "volume-0.nii.gz")
+    run("inference.json", root=trained, dataset_dir=str(scans), output_dir=str(out), probabilities=True, **GRID)
+    middle = torch.tensor(np.median(nib.load(out / "volume-0_probability.nii.gz").get_fdata()))
+    state = weights(trained)
+    state["out_tr.final_conv.bias"] -= torch.logit(middle).float()
+    torch.save(state, folder / "model.pt")
+    return folder / "model.pt"
