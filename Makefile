@@ -11,7 +11,8 @@ BIN := .venv/bin
 	@touch $@
 
 demo: .venv
-	$(BIN)/python examples/synthetic_transfer.py demo_output
+	rm -rf demo_output
+	$(BIN)/python examples/demo.py demo_output
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -1,18 +1,34 @@
 """Fine-tune pre-trained medical networks with learning rates that are learned per block while training."""
 
+from .data.check_images import check_images
 from .data.check_volumes import check_volumes
 from .data.ct_lists import data_list
 from .data.ct_phantom import write_lits_phantoms
+from .data.data_check import DataCheck
+from .data.group_splits import apply_group_split, make_group_split, split_counts
 from .data.hold_out import hold_out
+from .data.image_lists import image_list
+from .data.largest_component import LargestComponentd
 from .data.meta_batches import MetaBatches
+from .data.pocus_folds import write_pocus_folds
+from .data.pocus_videos import write_pocus_frames
 from .data.prepare import phantom_data_set, split_data_list
+from .data.prepare_images import split_image_list
+from .data.read_picture import PictureReader, load_picture, read_picture
 from .data.regions import LabelToRegionsd, RegionsToLabeld
+from .data.scan_reader import ScanReader
+from .data.scans import Scans
 from .data.splits import apply_split, make_split, read_split, write_split
 from .errors import MetaLRError
+from .evaluation.feature_maps import feature_maps
+from .handlers.classification_scores import ClassificationScores
 from .handlers.epoch_seed import EpochSeed
+from .handlers.example_pictures import ExamplePictures
 from .handlers.example_slices import ExampleSlices
+from .handlers.final_model import FinalModel
 from .handlers.metalr import MetaLRHandler
 from .handlers.progress import Progress
+from .handlers.rank_sampler import each_case_once
 from .handlers.rate_history import RateHistoryHandler, plot_rates, save_rates
 from .handlers.report_page import write_report_page
 from .handlers.run_checkpoints import RunCheckpoints, latest_checkpoint
@@ -22,43 +38,65 @@ from .networks.genesis_unet3d import GenesisUNet3D
 from .rates.blocks import Blocks, blocks, param_groups
 from .rates.history import RateHistory
 from .rates.tuner import MetaLR
+from .settings import check_settings
 from .weights.describe import describe_checkpoint
 from .weights.load import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
     "Blocks",
+    "ClassificationScores",
+    "DataCheck",
     "EpochSeed",
+    "ExamplePictures",
     "ExampleSlices",
+    "FinalModel",
     "GenesisUNet3D",
     "LabelToRegionsd",
+    "LargestComponentd",
     "MetaBatches",
     "MetaLR",
     "MetaLRError",
     "MetaLRHandler",
+    "PictureReader",
     "Progress",
     "RateHistory",
     "RateHistoryHandler",
     "RegionsToLabeld",
     "RunCheckpoints",
     "RunReport",
+    "ScanReader",
+    "Scans",
     "SegmentationScores",
+    "apply_group_split",
     "apply_split",
     "blocks",
+    "check_images",
+    "check_settings",
     "check_volumes",
     "data_list",
     "describe_checkpoint",
+    "each_case_once",
+    "feature_maps",
     "hold_out",
+    "image_list",
     "latest_checkpoint",
+    "load_picture",
     "load_weights",
+    "make_group_split",
     "make_split",
     "param_groups",
     "phantom_data_set",
     "plot_rates",
+    "read_picture",
     "read_split",
     "save_rates",
+    "split_counts",
     "split_data_list",
+    "split_image_list",
     "write_lits_phantoms",
+    "write_pocus_folds",
+    "write_pocus_frames",
     "write_report_page",
     "write_split",
 ]

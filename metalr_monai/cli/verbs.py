@@ -14,7 +14,17 @@ from typing import Any
 import torch
 from monai.bundle import run as run_config
 
-from .. import check_volumes, data_list, describe_checkpoint, write_lits_phantoms, write_report_page
+from .. import (
+    check_images,
+    check_volumes,
+    data_list,
+    describe_checkpoint,
+    image_list,
+    write_lits_phantoms,
+    write_report_page,
+)
+from ..data.ct_lists import READERS
+from ..data.image_lists import IMAGE_READERS
 from ..errors import MetaLRError, OptionError, first_few, near_misses
 from ..handlers import run_facts
 
@@ -49,29 +59,41 @@ def inspect_checkpoint(checkpoint: str) -> Answer:
     return Answer(found.to_dict(), str(found))
 
 
-def phantoms(kind: str, folder: str, *, count: int = 131, seed: int = 0) -> Answer:
+def phantoms(kind: str, folder: str, *, count: int = 131, seed: int = 0, phase: str = "mixed") -> Answer:
     """Write generated, labelled scans into a new folder.
 
     KIND: lits, abdominal CT with liver and tumours.
     --count: number of scans, 131 unless told otherwise.
     --seed: the series of scans, 0 unless told otherwise.
+    --phase: contrast medium, plain (none), venous or mixed, which it is unless told otherwise.
     """
     if kind not in PHANTOMS:
         raise OptionError(
             f"There are no phantoms of kind {kind!r}; known: {', '.join(PHANTOMS)}.{near_misses(kind, PHANTOMS)}"
         )
-    volumes = [str(path) for path in PHANTOMS[kind](folder, count, seed=seed)]
-    data = {"kind": kind, "folder": folder, "count": len(volumes), "seed": seed, "volumes": volumes}
+    volumes = [str(path) for path in PHANTOMS[kind](folder, count, seed=seed, phase=phase)]
+    data = {"kind": kind, "folder": folder, "count": len(volumes), "seed": seed, "phase": phase, "volumes": volumes}
     return Answer(data, f"{len(volumes)} phantoms of kind {kind} in {folder}")
 
 
 def check_data(kind: str, folder: str, *, voxels: bool = False, labels: Sequence[int] | None = None) -> Answer:
     """Name everything that is wrong with a data set; exit code 2 if there are errors.
 
-    KIND: layout of the folder: lits, msd, nnunet or pairs.
+    KIND: layout of the folder: lits, msd, nnunet or pairs for CT; pocus, busi or chest_xray for labelled images, which
+    are decoded in any case.
     --voxels: read the voxels besides the headers.
     --labels: the values that a label may hold, such as 0,1,2 (which it is unless told otherwise); reads the voxels.
     """
+    if kind in IMAGE_READERS:
+        if labels is not None:
+            raise OptionError(f"--labels is for masks of CT; images of kind {kind} have classes, by folder or name.")
+        pictures = check_images(image_list(kind, folder))
+        return Answer(pictures.to_dict(), str(pictures), pictures.ok)
+    if kind not in READERS:
+        known_kinds = (*READERS, *IMAGE_READERS)
+        raise OptionError(
+            f"Unknown kind of data {kind!r}; known: {', '.join(known_kinds)}.{near_misses(kind, known_kinds)}"
+        )
     known: dict[str, Any] = {} if labels is None else {"labels": _label_values(labels)}
     found = check_volumes(data_list(kind, folder), voxels=voxels or labels is not None, **known)
     return Answer(found.to_dict(), str(found), found.ok)
@@ -87,7 +109,7 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     """Run a trained bundle on a folder of images.
 
     BUNDLE: folder of the bundle, with configs/inference.json and models/model.pt.
-    INPUT: folder of the images.
+    INPUT: folder of the images; those of CT may be NIfTI files, or DICOM series in it or below it.
     OUTPUT: folder for the results; is made if it is missing.
     """
     root, images, results = (Path(path).expanduser().absolute() for path in (bundle, input, output))

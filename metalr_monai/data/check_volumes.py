@@ -6,9 +6,9 @@ import gzip
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,12 +21,16 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..errors import DataError, first_few
+from ..errors import first_few
+from .check_memory import CheckMemory
+from .check_report import CaseReport, CheckReport, Kind, Problem, Volume
+from .dicom_series import inspect_series, is_series
 from .hold_out import case_names
 
 GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far a corner of the label may lie from the image's
 MAX_SPACING = 20.0  # mm; beyond it the unit is rather not mm
 AIR = -200.0  # HU; every CT of a body shows air or fat below it
+MUCH_CLIPPED = 50.0  # % of the voxels above AIR
 
 # What nibabel and gzip raise on files that are damaged or no NIfTI; MemoryError: a damaged header may ask for terabytes
 UNREADABLE = (
@@ -40,112 +44,14 @@ UNREADABLE = (
     WrapStructError,
 )
 
-Kind = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with one file (or, where `file` is empty, with the list).
-
-    An "error" would stop training or spoil it; a "warning" is unusual and for the user to judge.
-    """
-
-    case_id: str
-    file: str
-    kind: Kind
-    message: str
-
-
-@dataclass(frozen=True)
-class Volume:
-    """What the image's header says, and the label's volumes.
-
-    Args:
-        shape: voxels along x, y, z.
-        spacing: mm along x, y, z.
-        orientation: where the axes point to, as "RAS".
-        label_ml: ml of each class but 0; None unless the voxels were read.
-    """
-
-    case_id: str
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    orientation: str
-    label_ml: dict[int, float] | None
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """All problems, those of the whole list first, and what the readable volumes are like; `str()` gives a table."""
-
-    n_cases: int
-    voxels: bool
-    problems: list[Problem]
-    volumes: list[Volume]
-
-    @property
-    def ok(self) -> bool:
-        """There are no errors; warnings there may be."""
-        return not self._of("error")
-
-    def raise_if_bad(self) -> None:
-        """Go on only without errors.
-
-        Raises:
-            DataError: with the first ten errors and their number.
-        """
-        if errors := self._of("error"):
-            lines = [f"  {p.case_id or 'the list'}: {p.message}{f' ({p.file})' * bool(p.file)}" for p in errors[:10]]
-            more = [f"  and {len(errors) - 10} more"] if len(errors) > 10 else []
-            raise DataError("\n".join([f"{len(errors)} error(s) in {self.n_cases} case(s):", *lines, *more]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain containers for JSON: ok, counts, problems, volumes."""
-        return {
-            "ok": self.ok,
-            "cases": self.n_cases,
-            "errors": len(self._of("error")),
-            "warnings": len(self._of("warning")),
-            "voxels_read": self.voxels,
-            "problems": [asdict(problem) for problem in self.problems],
-            "volumes": [
-                asdict(v) | {"shape": list(v.shape), "spacing": list(v.spacing), "label_ml": _by_name(v.label_ml)}
-                for v in self.volumes
-            ],
-        }
-
-    def __str__(self) -> str:
-        read = "headers and voxels" if self.voxels else "headers"
-        counts = f"{len(self._of('error'))} error(s), {len(self._of('warning'))} warning(s)"
-        lines = [f"{self.n_cases} case(s), {read} read: {counts}", *self._summary()]
-        if self.problems:
-            rows = [("kind", "case", "file", "problem")]
-            rows += [(p.kind, p.case_id, Path(p.file).name, p.message) for p in self.problems]
-            widths = [max(len(row[column]) for row in rows) for column in range(3)]
-            lines += ["", *("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)]
-        return "\n".join(lines)
-
-    def _summary(self) -> Iterator[str]:
-        if not self.volumes:
-            return
-        yield f"shape         {_ranges([v.shape for v in self.volumes], 'd')} voxels (smallest, median, largest)"
-        yield f"spacing       {_ranges([v.spacing for v in self.volumes], '.3g')} mm"
-        orientations = Counter(v.orientation for v in self.volumes).most_common()
-        yield f"orientation   {', '.join(f'{codes}: {count}' for codes, count in orientations)}"
-        for label in sorted({label for v in self.volumes for label in v.label_ml or {}}):
-            ml = [v.label_ml[label] for v in self.volumes if v.label_ml and v.label_ml.get(label)]
-            spread = f"{_spread(ml, '.4g')} ml" if ml else "absent"
-            yield f"label {label:<8}{spread} in {len(ml)} case(s)"
-
-    def _of(self, kind: Kind) -> list[Problem]:
-        return [problem for problem in self.problems if problem.kind == kind]
-
 
 def check_volumes(
     items: Sequence[Mapping[str, Any]],
     *,
     voxels: bool = False,
     labels: Sequence[int] = (0, 1, 2),
+    hu_window: tuple[float, float] = (-1000.0, 1000.0),
+    memory: CheckMemory | None = None,
     progress: bool = True,
 ) -> CheckReport:
     """Check every header, or every voxel, of a data list of CT; problems are collected, none is raised.
@@ -153,26 +59,34 @@ def check_volumes(
     Headers: a file is missing or unreadable; a volume is not 3D or not of plain numbers; spacing ≤ 0 or > 20 mm; no
     orientation; image and label on different grids (shape; corners apart by more than a tenth of a voxel); a case or
     a file that is listed twice. Voxels, besides: truncated or damaged data; NaN or Inf; a constant image; intensities
-    that are not like HU; label values other than `labels`; an empty label. Warnings: spacing > 20 mm, orientation,
-    intensities, empty labels, and DICOM series, which are not looked into.
+    that are not like HU, or mostly outside of `hu_window`; label values other than `labels`; an empty label, or none
+    but empty ones. Warnings: spacing > 20 mm, orientation, intensities, an empty label among others, a series of
+    another modality than CT. A DICOM series is checked as a volume is, and besides for what `open_series` refuses.
 
     Args:
         items: as from `data_list`: "image" (a path, or a list of paths to its channels), "label" and "case_id" if any.
         voxels: read the voxels too: seconds instead of milliseconds a case.
         labels: the values that a label may hold.
+        hu_window: what training clips intensities to, HU.
+        memory: what was checked before, by the same settings; its cases are not read again.
         progress: show a bar with the time left on standard error.
     """
     names = case_names(items)
     problems = [] if names else [Problem("", "", "error", "there is nothing to check: the list of cases is empty")]
     problems += _listed_twice(items, names)
-    volumes = []
+    cases = {i: known for i, item in enumerate(items) if memory and (known := memory.recall(names[i], item))}
+    unknown = [i for i in range(len(items)) if i not in cases]
     with LoggingOutputSuppressor():  # nibabel prints what it repairs in a header; that is reported here
-        for name, item in zip(names, tqdm(items, desc="check", unit="case", disable=not progress), strict=True):
-            case = _Case(name, tuple(labels))
-            volume = case.check(item, voxels)
-            problems += case.problems
-            volumes += [volume] if volume else []
-    return CheckReport(len(names), voxels, problems, volumes)
+        for i in tqdm(unknown, desc="check", unit="case", disable=not (progress and unknown)):
+            cases[i] = _Case(names[i], tuple(labels), hu_window).check(items[i], voxels)
+            if memory:
+                memory.keep(cases[i], items[i])
+    found = [cases[i] for i in range(len(items))]
+    volumes = [case.volume for case in found if case.volume]
+    of_cases = [problem for case in found for problem in case.problems]
+    if all(problem.kind == "warning" for problem in of_cases):
+        problems += _nothing_to_learn(volumes)
+    return CheckReport(len(names), voxels, problems + of_cases, volumes)
 
 
 @dataclass(frozen=True)
@@ -203,14 +117,17 @@ class _Header:
 
 
 class _Case:
-    """The check of one case; it collects `problems`."""
+    """The check of one case; it collects problems."""
 
-    def __init__(self, name: str, labels: tuple[int, ...]) -> None:
-        self._name, self._labels = name, labels
-        self.problems: list[Problem] = []
+    def __init__(self, name: str, labels: tuple[int, ...], hu_window: tuple[float, float]) -> None:
+        self._name, self._labels, self._hu_window = name, labels, hu_window
+        self._problems: list[Problem] = []
 
-    def check(self, item: Mapping[str, Any], voxels: bool) -> Volume | None:
-        """What the first image is like, if that can be read."""
+    def check(self, item: Mapping[str, Any], voxels: bool) -> CaseReport:
+        """The problems, and what the first image is like, if that can be read."""
+        return CaseReport(self._name, self._problems, self._volume(item, voxels))
+
+    def _volume(self, item: Mapping[str, Any], voxels: bool) -> Volume | None:
         if not _files(item, "image"):
             self._note("", "error", 'the item has no "image"')
         images = [self._header(file) for file in _files(item, "image")]
@@ -219,25 +136,23 @@ class _Case:
         for other in [*images[1:], *masks]:
             if first and other:
                 self._compare(first, other)
-        label_ml = None
-        if voxels:
-            for image in images:
-                self._image_voxels(image)
-            for mask in masks:
-                label_ml = self._label_voxels(mask)
+        clipped = [self._image_voxels(image) for image in images if voxels]
+        label_ml = [self._label_voxels(mask) for mask in masks if voxels]
         if first is None or not first.placed:
             return None
         spacing = tuple(float(edge) for edge in voxel_sizes(first.affine))
-        return Volume(self._name, first.shape, spacing, "".join(nib.aff2axcodes(first.affine)), label_ml)
+        orientation = "".join(nib.aff2axcodes(first.affine))
+        return Volume(
+            self._name, first.shape, spacing, orientation, (label_ml or [None])[-1], clipped[0] if clipped else None
+        )
 
     def _note(self, file: str, kind: Kind, message: str) -> None:
-        self.problems.append(Problem(self._name, file, kind, message))
+        self._problems.append(Problem(self._name, file, kind, message))
 
     def _header(self, file: str) -> _Header | None:
         path = Path(file)
-        if path.is_dir():
-            self._note(file, "warning", "a folder (a DICOM series?): neither its headers nor its voxels are checked")
-            return None
+        if is_series(path):
+            return self._series(file)
         if not path.exists():
             self._note(file, "error", "the file is missing")
             return None
@@ -249,6 +164,12 @@ class _Case:
         for kind, message in _header_problems(header):
             self._note(file, kind, message)
         return header
+
+    def _series(self, folder: str) -> _Header | None:
+        image, problems = inspect_series(folder)
+        for kind, message in problems:
+            self._note(folder, kind, message)
+        return None if image is None else _Header(folder, image, image.affine, tuple(image.header.get_zooms()))
 
     def _compare(self, image: _Header, other: _Header) -> None:
         if image.shape != other.shape:
@@ -272,12 +193,15 @@ class _Case:
             self._note(header.file, "error", f"the voxels cannot be read: {_told(error)}")
             return None
 
-    def _image_voxels(self, header: _Header | None) -> None:
+    def _image_voxels(self, header: _Header | None) -> tuple[float, float] | None:
+        """% of the voxels below and above the window of HU."""
         found = self._voxels(header)
         if header is None or found is None:
-            return
-        for kind, message in _intensity_problems(found):
+            return None
+        for kind, message in _intensity_problems(found, self._hu_window):
             self._note(header.file, kind, message)
+        low, high = self._hu_window
+        return _percent(found < low), _percent(found > high)
 
     def _label_voxels(self, header: _Header | None) -> dict[int, float] | None:
         """ml of each class but 0."""
@@ -288,8 +212,13 @@ class _Case:
         sizes = dict(zip(values.tolist(), counts.tolist(), strict=True))
         if unknown := [f"{value:g} ({count} voxels)" for value, count in sizes.items() if value not in self._labels]:
             known = ", ".join(map(str, self._labels))
-            self._note(header.file, "error", f"unknown label values {first_few(unknown)}; known are {known}")
-        if not any(sizes.get(label) for label in self._labels if label != 0):
+            self._note(
+                header.file,
+                "error",
+                f"unknown label values {first_few(unknown)}; known are {known}. Correct the label, or name them: in a "
+                f"config's `regions`, or as --labels of check-data",
+            )
+        elif not any(sizes.get(label) for label in self._labels if label != 0):
             self._note(header.file, "warning", "the label is empty: background alone")
         if not header.placed:
             return None
@@ -340,7 +269,7 @@ def _header_problems(header: _Header) -> Iterator[tuple[Kind, str]]:
         yield "warning", "its header states no orientation (sform and qform code 0), so left and right are a guess"
 
 
-def _intensity_problems(voxels: NDArray[Any]) -> Iterator[tuple[Kind, str]]:
+def _intensity_problems(voxels: NDArray[Any], hu_window: tuple[float, float]) -> Iterator[tuple[Kind, str]]:
     if voxels.dtype.kind == "f" and (bad := voxels.size - int(np.isfinite(voxels).sum())):
         yield "error", f"{bad} of {voxels.size} voxels are NaN or Inf"
         voxels = voxels[np.isfinite(voxels)]
@@ -349,14 +278,27 @@ def _intensity_problems(voxels: NDArray[Any]) -> Iterator[tuple[Kind, str]]:
     low, high = float(voxels.min()), float(voxels.max())
     if low == high:
         yield "error", f"every voxel is {low:g}"
-    elif low > AIR:
+        return
+    body = voxels[voxels > AIR]  # that air is clipped does no harm
+    clipped = _percent((body < hu_window[0]) | (body > hu_window[1]))
+    lost = f"the window [{hu_window[0]:g}, {hu_window[1]:g}] HU clips {clipped:.3g} % of the voxels above {AIR:g}"
+    if low > AIR:
         first, last = np.percentile(voxels, [1, 99])
         guess = "8-bit grey values" if low >= 0 and high <= 255 else "windowed, normalised or shifted"
         yield (
             "warning",
             f"not like HU, where air is −1000: minimum {low:g}, maximum {high:g}, percentiles 1 and 99 {first:g} and "
-            f"{last:g} ({guess}?)",
+            f"{last:g} ({guess}?); {lost}",
         )
+    elif clipped > MUCH_CLIPPED:
+        yield "warning", f"{lost}; is it the right one for these images?"
+
+
+def _nothing_to_learn(volumes: Sequence[Volume]) -> list[Problem]:
+    sizes = [volume.label_ml for volume in volumes if volume.label_ml is not None]
+    if not sizes or any(ml for size in sizes for ml in size.values()):
+        return []
+    return [Problem("", "", "error", "every label is empty, so there is nothing to learn")]
 
 
 def _listed_twice(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Problem]:
@@ -392,24 +334,13 @@ def _corner_distance(one: _Header, other: _Header) -> float:
     return float(np.linalg.norm(apart, axis=1).max())
 
 
+def _percent(which: NDArray[np.bool_]) -> float:
+    return 100 * float(which.mean()) if which.size else 0.0
+
+
 def _told(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _times(sizes: Sequence[float]) -> str:
     return "×".join(f"{size:g}" for size in sizes)
-
-
-def _ranges(rows: Sequence[Sequence[float]], form: str) -> str:
-    """Spread along each axis: `128, 128, 512 × 101, 128, 512 × 20, 112, 128`."""
-    longest = max(map(len, rows))
-    return " × ".join(_spread([row[axis] for row in rows if len(row) > axis], form) for axis in range(longest))
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    ordered = sorted(values)
-    return ", ".join(f"{ordered[i]:{form}}" for i in (0, len(ordered) // 2, -1))
-
-
-def _by_name(volumes: Mapping[int, float] | None) -> dict[str, float] | None:
-    return None if volumes is None else {str(label): ml for label, ml in volumes.items()}

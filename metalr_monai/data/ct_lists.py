@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, OptionError, first_few, near_misses
+from .dicom_series import Series, has_dicom, scan_folder
+
+logger = logging.getLogger(__name__)
 
 Item = dict[str, str | list[str]]
 
@@ -28,8 +33,13 @@ def data_list(kind: str, folder: str | PathLike[str]) -> list[Item]:
     """The cases of a data set as MONAI takes them: `[{"image": path, "label": path, "case_id": name}, …]`.
 
     Items are sorted by case, numbers as numbers (`volume-2` before `volume-10`). An image of several channels is a list
-    of paths. Images without labels (kind `pairs` only) have no "label". Files are found, not opened: see
+    of paths. Images without labels (kind `pairs` only) have no "label". NIfTI files are found, not opened: see
     `check_volumes`. Files whose names begin with a dot (`._volume-1.nii`) are passed over.
+
+    DICOM series (kind `pairs` only) are told apart by their headers, and each is a case: the folder, or `FOLDER/UID`
+    where it holds several. A case is called by the folder directly below `folder`, or, where that holds several
+    series, by all folders on the way and the series' number. What is no volume (localizers, single slices, reports,
+    screen captures) is passed over with a warning in the log.
 
     Args:
         kind: the layout, a key of `READERS`: "lits", "msd", "nnunet" or "pairs".
@@ -125,7 +135,7 @@ def _pairs(root: Path) -> list[Item]:
         labels = _once(_nifti(root / "labels"))
         return _paired(_once(_images(root / "images")), labels, needed=(root / "labels").is_dir())
     cases = _case_folders(root)
-    loose = _once(_images(root))
+    loose = _once(_images(root, besides=cases))
     if cases and loose:
         raise _Misplaced(
             f"two layouts are mixed: a folder a case ({first_few(_sorted(cases))}) and images beside them "
@@ -144,7 +154,7 @@ def _case_folders(root: Path) -> dict[str, dict[str, Path]]:
     """`<case>/image.nii[.gz]` and `<case>/label.nii[.gz]`; folders without a NIfTI file are no cases."""
     cases = {}
     for folder in _visible(root):
-        files = _nifti(folder) if folder.is_dir() and not _is_dicom_series(folder) else []
+        files = _nifti(folder) if folder.is_dir() and not has_dicom(folder) else []
         if not files:
             continue
         cases[folder.name] = {stem: path for stem, path in _once(files).items() if stem in ("image", "label")}
@@ -207,18 +217,44 @@ def _dataset_json(root: Path) -> dict[str, Any]:
     return info
 
 
-def _images(folder: Path) -> list[tuple[str, Path]]:
-    """NIfTI files and DICOM series (a folder of .dcm files, which MONAI's `LoadImage` takes as one image)."""
-    series = [(path.name, path) for path in _visible(folder) if path.is_dir() and _is_dicom_series(path)]
-    return _nifti(folder) + series
+def _images(folder: Path, besides: Iterable[str] = ()) -> list[tuple[str, Path]]:
+    """NIfTI files in `folder`, and DICOM series in it or below it, but for its subfolders `besides`."""
+    return _nifti(folder) + _dicom_series(folder, set(besides))
+
+
+def _dicom_series(root: Path, besides: set[str]) -> list[tuple[str, Path]]:
+    """Each series with a name for its case."""
+    found: list[tuple[tuple[str, ...], str, Path]] = []
+    for place, folders, _ in os.walk(root, followlinks=True):
+        folder = Path(place)
+        folders[:] = _sorted(set(folders) - (besides if folder == root else set()))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if has_dicom(folder):
+            way = folder.relative_to(root).parts or (root.resolve().name,)
+            found += [(way, number, path) for number, path in _series_of(folder)]
+    below = Counter(way[0] for way, _, _ in found)
+    return [("_".join(way) + number if below[way[0]] > 1 else way[0], path) for way, number, path in found]
+
+
+def _series_of(folder: Path) -> list[tuple[str, Path]]:
+    """The volumes among a folder's DICOM files: the folder, or several `FOLDER/UID` with an addition to its name."""
+    found = scan_folder(folder)
+    if found.others:
+        logger.warning("%s: passed over, since no volume: %s", folder, "; ".join(found.others))
+    if len(found.volumes) > 1:
+        numbers = Counter(series.number for series in found.volumes)
+        return [(_addition(series, numbers), folder / series.uid) for series in found.volumes]
+    # Files that cannot be read are a case too, so that reading and checking it tell of them.
+    return [("", folder)] if found.volumes or found.damaged else []
+
+
+def _addition(series: Series, numbers: Mapping[str, int]) -> str:
+    """To a folder's name, for one of several series in it."""
+    return f"_series{series.number}" if series.number and numbers[series.number] == 1 else f"_{series.uid}"
 
 
 def _nifti(folder: Path) -> list[tuple[str, Path]]:
     return [(_stem(path), path) for path in _visible(folder) if path.name.endswith((".nii", ".nii.gz"))]
-
-
-def _is_dicom_series(folder: Path) -> bool:
-    return any(path.suffix.lower() == ".dcm" for path in _visible(folder))
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -262,6 +298,7 @@ READERS: dict[str, Reader] = {
         _pairs,
         "  <case>/image.nii.gz and <case>/label.nii.gz, or\n"
         "  images/<case>.nii.gz and labels/<case>.nii.gz, or\n"
-        "  <case>.nii.gz       images alone, for inference; a folder of .dcm files is one image",
+        "  <case>.nii.gz       images alone, for inference\n"
+        "  In place of an image of the last two: <case>/ with a DICOM series in it or below it",
     ),
 }

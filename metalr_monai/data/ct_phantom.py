@@ -33,7 +33,8 @@ Generator = np.random.Generator
 
 MIN_SIZE = 16
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPS", "LPI", "PLS")
-OBLIQUE_SHARE, PLAIN_SHARE, TUMOUR_SHARE = 0.3, 0.3, 0.7
+OBLIQUE_SHARE, TUMOUR_SHARE = 0.3, 0.7
+PLAIN_SHARE = {"mixed": 0.3, "plain": 1.0, "venous": 0.0}  # of the scans: without contrast medium
 AIR, LUNG, FAT, FLUID, SKIN = -1000.0, -850.0, -105.0, 12.0, 10.0
 BACKGROUND, LIVER, TUMOUR = 0, 1, 2
 
@@ -59,6 +60,7 @@ def write_lits_phantoms(
     *,
     size: Sequence[int] = (64, 64, 32),
     seed: int = 0,
+    phase: str = "mixed",
     progress: bool = True,
 ) -> list[Path]:
     """Write `volume-N.nii.gz` (int16 HU) and `segmentation-N.nii.gz` (uint8), N = 0 … count-1: the layout of LiTS.
@@ -67,7 +69,8 @@ def write_lits_phantoms(
         folder: is made if it is missing; must be empty.
         count: number of scans, ≥ 1.
         size: voxels (H, W, D), each ≥ 16; the field of view stays about 340 × 340 × 200 mm.
-        seed: scan N depends on `seed`, N and `size` only, not on `count`.
+        seed: scan N depends on `seed`, N, `size` and `phase` only, not on `count`.
+        phase: contrast medium: "plain" (none), "venous" (portal-venous), or "mixed" (3 in 10 plain).
         progress: show a bar with the time left on standard error.
 
     Returns:
@@ -78,23 +81,24 @@ def write_lits_phantoms(
     """
     if not _is_int(count) or count < 1:
         raise OptionError(f"count is {count!r}; expected the number of phantoms to write, an int of 1 or more.")
-    _check(size, seed, 0)
+    _check(size, seed, 0, phase)
     folder = _empty_folder(Path(folder))
     paths = []
     for number in tqdm(range(count), desc="Phantoms", unit="scan", disable=not progress):
-        case = phantom(size, seed, number)
+        case = phantom(size, seed, number, phase)
         _write(folder / f"segmentation-{number}.nii.gz", case.label, case.affine)
         paths.append(_write(folder / f"volume-{number}.nii.gz", case.image, case.affine))
     return paths
 
 
-def phantom(size: Sequence[int] = (64, 64, 32), seed: int = 0, number: int = 0) -> Phantom:
+def phantom(size: Sequence[int] = (64, 64, 32), seed: int = 0, number: int = 0, phase: str = "mixed") -> Phantom:
     """Scan `number` of the series `seed`; the same arguments give the same arrays.
 
     Args:
         size: voxels (H, W, D), each ≥ 16.
         seed: the series, ≥ 0.
         number: the scan in the series, ≥ 0.
+        phase: "plain", "venous" or "mixed", as in `write_lits_phantoms`; the anatomy is the same in each.
 
     Raises:
         OptionError: a value outside its range.
@@ -104,9 +108,9 @@ def phantom(size: Sequence[int] = (64, 64, 32), seed: int = 0, number: int = 0) 
         >>> case.image.shape, case.image.dtype.name, int(case.label.max()) >= 1
         ((32, 32, 16), 'int16', True)
     """
-    _check(size, seed, number)
+    _check(size, seed, number, phase)
     rng = np.random.default_rng([seed, number])
-    patient = _Patient.draw(rng)
+    patient = _Patient.draw(rng, PLAIN_SHARE[phase])
     affine = _draw_affine(rng, size, patient)
     scan = _Scan(size, affine, patient, rng)
     for part in (_trunk, _spine_and_ribs, _thorax, _bowel, _left_organs, _liver, _right_organs, _tumours):
@@ -118,7 +122,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check(size: Sequence[int], seed: int, number: int) -> None:
+def _check(size: Sequence[int], seed: int, number: int, phase: str) -> None:
     if not isinstance(size, (tuple, list)) or len(size) != 3 or not all(_is_int(n) and n >= MIN_SIZE for n in size):
         raise OptionError(
             f"size is {size!r}; expected three ints (H, W, D) of {MIN_SIZE} or more voxels, such as (64, 64, 32)."
@@ -126,6 +130,8 @@ def _check(size: Sequence[int], seed: int, number: int) -> None:
     for name, value in (("seed", seed), ("number", number)):
         if not _is_int(value) or value < 0:
             raise OptionError(f"{name} is {value!r}; expected an int of 0 or more.")
+    if phase not in PLAIN_SHARE:
+        raise OptionError(f"phase is {phase!r}; expected one of {', '.join(PLAIN_SHARE)}.")
 
 
 def _empty_folder(folder: Path) -> Path:
@@ -166,8 +172,8 @@ class _Patient:
     gut: float  # walls of stomach and bowel, pancreas
 
     @staticmethod
-    def draw(rng: Generator) -> _Patient:
-        enhanced = bool(rng.random() >= PLAIN_SHARE)
+    def draw(rng: Generator, plain_share: float) -> _Patient:
+        enhanced = bool(rng.random() >= plain_share)
         liver = rng.uniform(90, 130) if enhanced else rng.uniform(48, 64)
         return _Patient(
             scale=rng.uniform((0.92, 0.92, 0.9), (1.03, 1.05, 1.1)),

@@ -26,7 +26,8 @@ def hold_out(data: Any, amount: float, seed: int = 0) -> tuple[Any, Any]:
     Args:
         data: list of items, or a data set (the parts are then `Subset`s of it and share its cache).
         amount: number of cases to hold out, as an int ≥ 1, or their share, as a float in (0, 1). Items that have the
-            same `case_id` (slices of a volume, frames of a video) are one case; other items are each their own.
+            same `group` (a patient's images, a video's frames), or without one the same `case_id`, are one case;
+            other items are each their own.
         seed: chooses the cases.
 
     Raises:
@@ -51,11 +52,11 @@ def hold_out(data: Any, amount: float, seed: int = 0) -> tuple[Any, Any]:
 
 
 def _cases(data: Any) -> list[object]:  # noqa: ANN401 - a list or data set
-    """What each item belongs to: its `case_id`, else itself."""
+    """What each item belongs to: its `group`, else its `case_id`, else itself."""
     items = _items(data)
     if items is None:
         return list(range(len(data)))
-    ids = (item.get("case_id") if isinstance(item, Mapping) else None for item in items)
+    ids = (item.get("group", item.get("case_id")) if isinstance(item, Mapping) else None for item in items)
     return [number if name is None else str(name) for number, name in enumerate(ids)]
 
 

@@ -8,7 +8,8 @@ from ..errors import DataError
 from ..files import atomic_path
 from .ct_lists import Item, data_list
 from .ct_phantom import write_lits_phantoms
-from .splits import apply_split, make_split, read_split, write_split
+from .data_check import DataCheck
+from .splits import apply_split, make_split, write_split
 
 
 def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
@@ -29,20 +30,25 @@ def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
 
 
 def split_data_list(
-    kind: str, folder: str | Path, scheme: str, seed: int, output_dir: str | Path
+    kind: str, folder: str | Path, scheme: str, seed: int, output_dir: str | Path, check: DataCheck | None = None
 ) -> dict[str, list[Item]]:
     """The data list of a folder in its parts, and `split.json` in the run's folder.
 
     Args:
         kind: a name out of `ct_lists.READERS`.
         scheme: a name or file as `splits.make_split` takes it.
+        check: refuses bad cases before `split.json` is written; none by default.
 
     Raises:
-        DataError: see `data_list` and `make_split`.
+        DataError: see `data_list`, `make_split` and `DataCheck`.
+        MetaDataError: see `DataCheck`.
     """
     items = data_list(kind, folder)
     # The trainer's MetaLRHandler holds its own meta set out; a file says itself who is in it.
-    split = read_split(scheme) if scheme.endswith(".json") else make_split(items, scheme, seed=seed, meta=0)
+    split = make_split(items, scheme, seed=seed, meta=None if scheme.endswith(".json") else 0)
+    parts = apply_split(items, split)
+    if check is not None:
+        check(parts, output_dir)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     write_split(split, Path(output_dir) / "split.json")
-    return apply_split(items, split)
+    return parts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError
-from ..files import atomic_path
 from .segmentation import EMPTY_MASKS, ClassScore
+from .tables import write_csv, write_json
 
 MEANINGS = {
     "both": "nothing to find, nothing found",
@@ -68,10 +66,7 @@ def write_scores(scores: Sequence[ClassScore], folder: str | Path, about: Mappin
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"case": s.case, "class": s.class_name, "empty": s.empty, **s.values} for s in scores]
-    with atomic_path(folder / "metrics.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({column: "" if _is_nan(value) else value for column, value in row.items()} for row in rows)
+    write_csv(rows, folder / "metrics.csv")
     names = tuple(scores[0].values)
     content = {
         **(about or {}),
@@ -82,21 +77,8 @@ def write_scores(scores: Sequence[ClassScore], folder: str | Path, about: Mappin
         "summary": summarize(scores),
         "cases": rows,
     }
-    with atomic_path(folder / "metrics.json") as path:
-        path.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(content, folder / "metrics.json")
 
 
 def _unique(names: Iterator[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
-    return None if _is_nan(value) else value

@@ -16,12 +16,16 @@ from typing import Any
 
 from ..errors import StateError
 from ..files import atomic_path
+from .classification_section import classification_section
 from .rate_history import depth_colours
 
 REPORT_FILE = "run_report.json"
 PAGE_FILE = "report.html"
 
 _MOST_POINTS = 1000  # of a curve: more than the page has pixels
+_MANY_LINES = 6  # of a panel: more leave no room for their names inside it
+_MOST_CASES = 20  # of those that are classified wrong; the others are folded away
+_NAMES = frozenset({"case", "case_id", "group", "class", "true", "predicted"})  # text, even where it is a number
 _SCORES, _OTHERS = "validation scores", "other validation metrics"
 
 
@@ -35,14 +39,18 @@ class Table:
     @property
     def decimals(self) -> tuple[int | None, ...]:
         """By column: how many decimals its numbers are shown with, or None where it holds other things."""
-        return tuple(_decimals_of([row[i] for row in self.rows if row[i]]) for i in range(len(self.columns)))
+        return tuple(
+            None if name in _NAMES else _decimals_of([row[i] for row in self.rows if row[i]])
+            for i, name in enumerate(self.columns)
+        )
 
 
 def write_report_page(folder: str | Path) -> Path:
     """Write `report.html` anew from what the folder holds.
 
-    It reads `run_report.json`, and where they are `rates.csv`, `metrics.csv` and `slices/*.png`. The page needs no
-    other file: its pictures are in it. The same files give the same page, byte by byte.
+    It reads `run_report.json`, and where they are `rates.csv`, `metrics.csv`, `metrics.json` (of a classifier),
+    `slices/*.png` and `pictures/*.png`. The page needs no other file: its pictures are in it. The same files give the
+    same page, byte by byte.
 
     Needs matplotlib and jinja2 (`pip install metalr_monai[report]`).
 
@@ -50,7 +58,8 @@ def write_report_page(folder: str | Path) -> Path:
         The page's path.
 
     Raises:
-        StateError: `run_report.json` is missing or not whole, it or a CSV file cannot be read, or the extra is missing.
+        StateError: `run_report.json` is missing, it or `metrics.json` is not whole, a file cannot be read, or the extra
+            is missing.
     """
     try:
         import jinja2  # the base install has neither jinja2 nor matplotlib
@@ -81,13 +90,20 @@ def write_report_page(folder: str | Path) -> Path:
 
 
 def _render(template: Any, folder: Path, report: dict[str, Any]) -> str:  # noqa: ANN401 - jinja2 is optional
+    cases, classification = _read_table(folder / "metrics.csv"), classification_section(folder)
     page: str = template.render(
         report=report,
         scores=_first_and_last(report),
         rates=_draw_rates(_read_table(folder / "rates.csv")),
         curves=_draw_curves(report),
-        cases=_read_table(folder / "metrics.csv"),
-        slices=[(path.stem, _as_image(path.read_bytes(), "png")) for path in _in_order(folder / "slices")],
+        classification=classification,
+        confusion=_as_svg(classification.confusion) if classification else None,
+        reliability=_as_svg(classification.reliability) if classification else None,
+        cases=cases,
+        wrong=_wrong(cases) if classification and cases else [],
+        most_cases=_MOST_CASES,
+        slices=_pictures(folder / "slices"),
+        pictures=_pictures(folder / "pictures"),
     )
     return page
 
@@ -131,11 +147,21 @@ def _read_table(path: Path) -> Table | None:
     return Table(rows[0], tuple(rows[1:]))
 
 
-def _in_order(folder: Path) -> list[Path]:
-    def key(path: Path) -> list[tuple[bool, int, str]]:  # case_2 before case_10
+def _pictures(folder: Path) -> list[tuple[str, str]]:
+    """Name and image's address of each picture, case_2 before case_10."""
+
+    def key(path: Path) -> list[tuple[bool, int, str]]:
         return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
 
-    return sorted(folder.glob("*.png"), key=key)
+    return [(path.stem, _as_image(path.read_bytes(), "png")) for path in sorted(folder.glob("*.png"), key=key)]
+
+
+def _wrong(cases: Table) -> list[tuple[str, ...]]:
+    """Rows whose predicted class is not the true one, the most confident first."""
+    true, predicted = (cases.columns.index(name) for name in ("true", "predicted"))
+    probabilities = [i for i, name in enumerate(cases.columns) if name.startswith("p_")]
+    rows = [row for row in cases.rows if row[true] != row[predicted]]
+    return sorted(rows, key=lambda row: -max(_float(row[i]) for i in probabilities))
 
 
 def _first_and_last(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -187,24 +213,35 @@ def _draw_curves(report: Mapping[str, Any]) -> str | None:
             panels.setdefault(panel, {})[name] = points
     if not panels:
         return None
-    figure, all_axes = _figure(len(panels), height=3.0)
-    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
-        for name, points in lines.items():
+    many = [len(lines) > _MANY_LINES for lines in panels.values()]
+    figure, all_axes = _figure(len(panels), height=3.0, width_ratios=[2 if wide else 1 for wide in many])
+    for axes, wide, (title, lines) in zip(all_axes, many, panels.items(), strict=True):
+        for i, (name, points) in enumerate(lines.items()):
             few = len(points) <= 40
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.5, marker="." if few else None, markersize=5)
+            style = ("solid", "dashed", "dotted")[i // 10 % 3]  # there are ten colours
+            axes.plot(
+                *zip(*points, strict=True),
+                label=name,
+                linewidth=1.5,
+                linestyle=style,
+                marker="." if few else None,
+                markersize=5,
+            )
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if title != "training loss":
+        if wide:
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1.02), borderaxespad=0)
+        elif title != "training loss":
             axes.legend(frameon=False, fontsize=8)
     return _as_svg(figure)
 
 
-def _figure(columns: int, height: float) -> tuple[Any, Sequence[Any]]:
+def _figure(columns: int, height: float, width_ratios: Sequence[int] | None = None) -> tuple[Any, Sequence[Any]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, height), layout="constrained")
-    all_axes = figure.subplots(1, columns, squeeze=False)[0]
+    all_axes = figure.subplots(1, columns, squeeze=False, width_ratios=width_ratios)[0]
     for axes in all_axes:
         axes.grid(which="major", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

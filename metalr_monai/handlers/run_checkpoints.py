@@ -7,54 +7,125 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver
 from monai.handlers import CheckpointLoader
 
-PREFIX = "resume"
+from ..errors import StateError
+from ..files import atomic_path
+from .run_facts import plain
+
+PREFIX = "resume_checkpoint_"
+MAY_CHANGE = ("epochs", "val_interval", "check", "device", "num_workers", "cache_rate")  # no step depends on them
 
 
 class RunCheckpoints:
     """Save network, optimizer, learned rates and the trainer itself after each epoch, and load them at the start.
 
-    A thin use of Ignite's `Checkpoint` and MONAI's `CheckpointLoader`: a config cannot name the trainer in the handlers
-    that the trainer is made of. Files are written whole or not at all, so a full disk leaves the last good one.
+    Ignite's `Checkpoint` removes an old file before the new one is there, and forgets the files of a run that it
+    resumes; its `DiskSaver` leaves files of random names when it is killed. Here a file is written whole or not at all,
+    the old ones go when it stands, and those of an earlier run go when a run starts anew.
+
+    Let it stand last among the handlers: the checkpoint says that its epoch is done, with all that they wrote of it.
 
     Args:
         output_dir: folder of the run.
-        objects: name → what has a `state_dict`; the trainer is added as `trainer`.
+        objects: name → what has a `state_dict`, or None for what this run has not; the trainer is added as `trainer`.
         resume_from: file to go on from, as `latest_checkpoint(output_dir)` finds it; None starts anew.
-        keep: number of checkpoints that stay.
+        settings: what the run was configured with, for `latest_checkpoint` to compare.
+        keep: number of checkpoints that stay, 1 or more.
+
+    Raises:
+        StateError: at `attach`, the checkpoint is of a later epoch than the trainer's last.
     """
 
     def __init__(
-        self, output_dir: str | Path, objects: Mapping[str, Any], resume_from: str | Path | None = None, keep: int = 2
+        self,
+        output_dir: str | Path,
+        objects: Mapping[str, Any],
+        resume_from: str | Path | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        keep: int = 2,
     ) -> None:
-        self._folder, self._objects = Path(output_dir), dict(objects)
+        self._folder, self._settings = Path(output_dir), settings or {}
+        self._objects = {name: held for name, held in objects.items() if held is not None}
         self._resume_from, self._keep = resume_from, keep
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer; stand before handlers that read what is loaded."""
-        objects = {**self._objects, "trainer": engine}
+        """Register with the trainer; only the first rank writes."""
         if self._resume_from is not None:
-            device = engine.state.device
-            CheckpointLoader(str(self._resume_from), objects, strict=True, map_location=device).attach(engine)
-        saver = Checkpoint(
-            objects,
-            # MONAI's CheckpointSaver writes in place, and a run killed meanwhile would be left with a torn file
-            DiskSaver(str(self._folder), atomic=True, require_empty=False),
-            filename_prefix=PREFIX,
-            n_saved=self._keep,
-            global_step_transform=lambda e, _: e.state.epoch,
+            self._load_at_start(engine, Path(self._resume_from))
+        if idist.get_rank() == 0:
+            if self._resume_from is None:
+                engine.add_event_handler(Events.STARTED, self._remove_all_but, 0)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _load_at_start(self, engine: Engine, file: Path) -> None:
+        done, last = _epoch_of(file), engine.state.max_epochs
+        if done is not None and last is not None and done > last:
+            raise StateError(
+                f"{file} was made after epoch {done}, and this run is to end after epoch {last}. Ask for at least "
+                f"{done} epochs, or start anew with --resume False."
+            )
+        objects = {**self._objects, "trainer": engine}
+        CheckpointLoader(str(file), objects, strict=True, map_location=engine.state.device).attach(engine)
+
+    def _save(self, engine: Engine) -> None:
+        content = {name: held.state_dict() for name, held in {**self._objects, "trainer": engine}.items()}
+        content["settings"] = plain(self._settings, self._folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self._folder / f"{PREFIX}{engine.state.epoch}.pt") as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+        self._remove_all_but(self._keep)
+
+    def _remove_all_but(self, newest: int) -> None:
+        found = _checkpoints(self._folder)
+        for epoch in sorted(found, reverse=True)[newest:]:
+            found[epoch].unlink()
+
+
+def latest_checkpoint(output_dir: str | Path, settings: Mapping[str, Any] | None = None) -> str | None:
+    """The checkpoint of a run's last whole epoch, or None where there is none.
+
+    Args:
+        output_dir: folder of the run.
+        settings: what the run that goes on is configured with, as for `RunCheckpoints`; None compares nothing.
+
+    Raises:
+        StateError: the checkpoint was made with other settings, those in `MAY_CHANGE` aside; with both values of each.
+    """
+    found = _checkpoints(Path(output_dir))
+    if not found:
+        return None
+    file = found[max(found)]
+    if settings is not None:
+        _refuse_changes(file, plain(settings, Path(output_dir)))
+    return str(file)
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """Epoch → file."""
+    found = {_epoch_of(file): file for file in folder.glob(f"{PREFIX}*.pt")}
+    return {epoch: file for epoch, file in found.items() if epoch is not None}
+
+
+def _epoch_of(file: Path) -> int | None:
+    match = re.fullmatch(rf"{PREFIX}(\d+)\.pt", file.name)
+    return int(match[1]) if match else None
+
+
+def _refuse_changes(file: Path, now: Mapping[str, Any]) -> None:
+    # Mapped, not read: a checkpoint may have gigabytes, and its settings are a few bytes.
+    before = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("settings", {})
+    changes = [
+        f"{name} was {before.get(name, 'not set')!r} and is {now.get(name, 'not set')!r}"
+        for name in dict.fromkeys([*before, *now])
+        if name not in MAY_CHANGE and before.get(name, "not set") != now.get(name, "not set")
+    ]
+    if changes:
+        raise StateError(
+            f"{file} was made with other settings: {'; '.join(changes)}. Give the old ones to go on, start anew with "
+            f"--resume False (which replaces this run), or name another output_dir."
         )
-        engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
-
-
-def latest_checkpoint(output_dir: str | Path) -> str | None:
-    """The checkpoint of a run's last whole epoch, or None where there is none."""
-    found = {}
-    for file in Path(output_dir).glob(f"{PREFIX}*.pt"):
-        match = re.search(r"_(\d+)\.pt$", file.name)
-        if match:
-            found[int(match[1])] = file
-    return str(found[max(found)]) if found else None

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +53,7 @@ class RunReport:
             before the trainer for epoch 0.
         settings: what the run was configured with, such as {"lr": 1e-3}.
         weights: what `load_weights` reported.
+        data_warnings: what a `DataCheck` found; the list may be filled after this handler is made.
         title: of the page.
 
     Raises:
@@ -67,10 +68,12 @@ class RunReport:
         evaluator: Engine | None = None,
         settings: Mapping[str, Any] | None = None,
         weights: LoadReport | None = None,
+        data_warnings: Sequence[str] = (),
         title: str = "Fine-tuning run",
     ) -> None:
         self._folder = Path(output_dir)
         self._metalr, self._evaluator = metalr, evaluator
+        self._data_warnings = data_warnings
         self._about = {
             "title": title,
             "settings": settings or {},
@@ -163,7 +166,7 @@ class RunReport:
             "title": self._about["title"],
             "status": self._status,
             "error": self._error,
-            "warnings": [*_warnings_of_scores(key), *self._warnings_of_training()],
+            "warnings": [*_warnings_of_scores(key), *self._warnings_of_training(), *self._data_warnings],
             "started": self._started,
             "ended": self._ended,
             "resumed_after_epochs": self._resumed_after,

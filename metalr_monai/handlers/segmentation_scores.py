@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from monai.utils import string_list_all_gather
 
-from ..errors import EngineError, OptionError, near_misses
+from ..errors import OptionError, near_misses
 from ..evaluation.scores import summarize, write_scores
 from ..evaluation.segmentation import ClassScore, read_classes, score_case, score_names
+from .cases import identify, on_all_ranks, outputs
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class SegmentationScores:
         self._classes = read_classes(classes)
         self._folder = None if output_dir is None else Path(output_dir)
         self._surface, self._tolerance_mm = surface, tolerance_mm
-        self._by_case: dict[str, list[ClassScore]] = {}
+        self._by_case: dict[str, tuple[str, list[dict[str, Any]]]] = {}
         self.scores: list[ClassScore] = []
         self.metric_names = tuple(f"{c}_{s}" for c in self._classes for s in score_names(surface))
 
@@ -94,20 +92,14 @@ class SegmentationScores:
         self._by_case = {}
 
     def _collect(self, engine: Engine) -> None:
-        batch, output = engine.state.batch, engine.state.output
-        if not isinstance(output, list) or not isinstance(batch, list):
-            raise EngineError("SegmentationScores needs one output a case; give the evaluator decollate=True.")
-        for item, result in zip(batch, output, strict=True):
-            missing = [key for key in ("pred", "label") if key not in result]
-            if missing:
-                raise EngineError(f"The evaluator's output has {', '.join(result)}; it lacks {' and '.join(missing)}.")
-            identity, case = _identify(item)
+        for item, result in outputs(engine, "pred", "label"):
+            identity, case = identify(item)
             if identity in self._by_case:
                 raise OptionError(
                     f"Two items are the case {identity}; expected whole cases, each once. Give every item a case_id "
                     f"of its own, and evaluate volumes, not patches."
                 )
-            self._by_case[identity] = score_case(
+            scores = score_case(
                 result["pred"],
                 result["label"],
                 self._classes,
@@ -116,9 +108,11 @@ class SegmentationScores:
                 spacing=_spacing(result["label"]) if self._surface else None,
                 tolerance_mm=self._tolerance_mm,
             )
+            self._by_case[identity] = case, [dataclasses.asdict(score) for score in scores]
 
     def _finish(self, engine: Engine) -> None:
-        self.scores = _all_ranks(self._by_case)
+        found = on_all_ranks(self._by_case)
+        self.scores = [ClassScore(**{**score, "case": name}) for name, scores in found.items() for score in scores]
         summary = summarize(self.scores)
         means = {f"{c}_{s}": summary[c][s]["mean"] for c in self._classes for s in score_names(self._surface)}
         engine.state.metrics.update(means)
@@ -136,40 +130,9 @@ class SegmentationScores:
             write_scores(self.scores, self._folder, about)
 
 
-def _identify(item: Any) -> tuple[str, str]:  # noqa: ANN401 - a batch item is what the data set makes
-    """What tells the case from all others, and what to call it."""
-    if isinstance(item, Mapping):
-        if "case_id" in item:
-            return str(item["case_id"]), str(item["case_id"])
-        image = item.get("image")
-        file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
-        if file:
-            return str(file), Path(str(file)).name
-    raise OptionError(
-        "A case has no name: its item has no case_id, and its image was not loaded from a file. Add a case_id to the "
-        "items, so that each case is counted once and can be found in metrics.csv."
-    )
-
-
 def _spacing(reference: Any) -> list[float] | None:  # noqa: ANN401 - a Tensor or array
     """Size of a voxel in mm along each spatial axis, from the header."""
     if not isinstance(reference, MetaTensor):
         return None
     spacing: list[float] = reference.pixdim[: reference.ndim - 1].tolist()
     return spacing
-
-
-def _all_ranks(by_case: Mapping[str, list[ClassScore]]) -> list[ClassScore]:
-    """The scores of all ranks' cases, each case once, sorted by case; the same on all ranks."""
-    local = [json.dumps([key, [dataclasses.asdict(s) for s in scores]]) for key, scores in by_case.items()]
-    gathered: dict[str, list[ClassScore]] = {}
-    for line in string_list_all_gather(local):
-        identity, scores = json.loads(line)
-        gathered.setdefault(identity, [ClassScore(**s) for s in scores])
-    names = Counter(scores[0].case for scores in gathered.values())
-    found = [
-        s if names[s.case] == 1 else dataclasses.replace(s, case=identity)  # one file name in several folders
-        for identity, scores in gathered.items()
-        for s in scores
-    ]
-    return sorted(found, key=lambda s: s.case)

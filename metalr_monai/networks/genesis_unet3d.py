@@ -129,7 +129,9 @@ class GenesisUNet3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x`, shape (B, C_in, H, W, D) with H, W and D multiples of 8, to logits (B, C_out, H, W, D)."""
-        self._check_input(x)
+        # TorchScript has no types for the check; torch's stubs forget to export the function.
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check_input(x)
         skip64 = self.down_tr64(x)
         skip128 = self.down_tr128(_halve(skip64))
         skip256 = self.down_tr256(_halve(skip128))

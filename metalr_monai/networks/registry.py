@@ -10,6 +10,7 @@ from monai.networks.nets import resnet18
 from torch import Tensor, nn
 
 from ..errors import OptionError, near_misses
+from .efficientnet_lite0 import DIVISIBILITY, STEM_WIDTH, EfficientNetLite0
 from .genesis_unet3d import STRIDE, BatchStatistics, GenesisUNet3D
 
 
@@ -111,6 +112,11 @@ def _resnet18(in_channels: int, classes: int, width: int) -> nn.Module:
     return network
 
 
+def _efficientnet_lite0(in_channels: int, classes: int, width: int) -> nn.Module:
+    network: nn.Module = EfficientNetLite0(in_channels, classes, width)
+    return network
+
+
 NETWORKS: Final[dict[str, NetworkEntry]] = {
     "genesis_unet3d": NetworkEntry(
         title="Models Genesis 3D U-Net",
@@ -154,6 +160,29 @@ NETWORKS: Final[dict[str, NetworkEntry]] = {
         head="fc.weight",
         signature={"conv1.weight": 4, "layer1.1.conv2.weight": 4, "layer4.1.conv2.weight": 4},
         absent=("layer1.2.conv1.weight", "layer3.2.conv1.weight", "layer1.0.conv3.weight"),
+        width_per_stem=1,
+    ),
+    "efficientnet_lite0": NetworkEntry(
+        title="EfficientNet-Lite0",
+        build=_efficientnet_lite0,
+        width=STEM_WIDTH,
+        blocks="efficientnet_lite0",
+        contract=InputContract(
+            channels=3,
+            hu_window=None,
+            value_range=(0.0, 1.0),
+            # 127 and 128 of 255, in efficientnet_lite_builder.py of tensorflow/tpu
+            mean=(127 / 255, 127 / 255, 127 / 255),
+            std=(128 / 255, 128 / 255, 128 / 255),
+            patch=(224, 224),
+            spacing=None,
+            spacing_note="pre-trained on photographs (ImageNet), which have none",
+            divisibility=DIVISIBILITY,
+        ),
+        stem="_conv_stem.weight",
+        head="_fc.weight",
+        signature={"_conv_stem.weight": 4, "_blocks.6.15._project_conv.weight": 4, "_conv_head.weight": 4},
+        absent=("_blocks.0.0._se_reduce.weight",),
         width_per_stem=1,
     ),
 }

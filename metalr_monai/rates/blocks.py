@@ -31,6 +31,12 @@ _GENESIS_STAGES = [f"down_tr{n}" for n in (64, 128, 256, 512)] + [f"up_tr{n}" fo
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "resnet18": {"conv1": ("conv1", "bn1"), **{name: (name,) for name in _RESNET_STAGES}, "fc": ("fc",)},
     "genesis_unet3d": {name: (name,) for name in _GENESIS_STAGES},
+    "efficientnet_lite0": {
+        "conv_stem": ("_conv_stem", "_bn0"),
+        **{f"blocks.{stack}": (f"_blocks.{stack}",) for stack in range(7)},
+        "conv_head": ("_conv_head", "_bn1"),
+        "fc": ("_fc",),
+    },
 }
 
 

@@ -18,12 +18,14 @@ class Channels:
     Attributes:
         stem: input channels, (file's, network's), or None where they are equal.
         head: output channels such as classes, (file's, network's), or None where they are equal.
+        head_layer: names of the head's tensors, weight and bias, or of none.
         convolutions: names of the weights that may take the network's input.
         layers: names of the weights of all convolutions and linear layers.
     """
 
     stem: tuple[int, int] | None
     head: tuple[int, int] | None
+    head_layer: tuple[str, ...]
     convolutions: frozenset[str]
     layers: frozenset[str]
 
@@ -57,6 +59,7 @@ def channels(network: nn.Module, names: Mapping[str, str], old: Mapping[str, Sha
     return Channels(
         stem=_change(stem, layers, old, 1) if stem else None,
         head=_change(head, layers, old, int(isinstance(layers[head], _ConvTransposeNd))) if head else None,
+        head_layer=(head, f"{head.removesuffix('weight')}bias") if head else (),
         convolutions=frozenset(convolutions),
         layers=frozenset(layers),
     )

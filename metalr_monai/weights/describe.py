@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from torch import Tensor
 
 from ..errors import first_few
-from ..networks.registry import NetworkKind, network_kind
+from ..networks.registry import NETWORKS, NetworkKind, network_kind
 from .read import find_state_dict, read_checkpoint
+from .renaming import CONTRASTIVE_RULES, SEQUENTIAL_RESNET, rename
 
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -27,7 +28,7 @@ class CheckpointDescription:
         tensors: number of tensors in the state dict.
         parameters: numbers in them, without batch norm's statistics.
         prefixes: the names' first component, behind what all names begin with → number of tensors.
-        kind: the network, if it is one that is known.
+        kind: the network, if it is one that is known; without its head where that is a projection.
         epoch: as stored in the file, or None.
     """
 
@@ -79,9 +80,22 @@ def describe_checkpoint(path: str | os.PathLike[str]) -> CheckpointDescription:
         tensors=len(state.tensors),
         parameters=sum(t.numel() for name, t in state.tensors.items() if not name.endswith(_BUFFERS)),
         prefixes=_prefixes(state.tensors),
-        kind=network_kind(state.tensors),
+        kind=_kind(state.tensors),
         epoch=_epoch(content),
     )
+
+
+def _kind(tensors: Mapping[str, Tensor]) -> NetworkKind | None:
+    """The network, in whatever layout; classes are counted only where the file's head may be a classifier."""
+    if kind := network_kind(tensors):
+        return replace(kind, classes=None) if kind.prefix.endswith(tuple(CONTRASTIVE_RULES)) else kind
+    for entry in NETWORKS.values():
+        renaming = rename(tensors, {*entry.signature, *entry.absent})
+        heads = {entry.head} if SEQUENTIAL_RESNET in renaming.rules else set()
+        renamed = {renaming.names[name]: tensor for name, tensor in tensors.items() if name not in heads}
+        if kind := network_kind(renamed):
+            return kind
+    return None
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> dict[str, int]:

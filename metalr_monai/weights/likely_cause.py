@@ -10,7 +10,7 @@ from .report import LoadReport, Shape
 
 def likely_cause(report: LoadReport) -> str:
     """One or two sentences: what probably differs, and what to do."""
-    missing = {tensor.name for tensor in report.with_status("re-initialised") if tensor.file_shape is None}
+    missing = set(report.missing)
     unused = {tensor.name for tensor in report.with_status("unused")}
     if surplus := _prefix(unused, missing):
         return (

@@ -16,7 +16,7 @@ from ..errors import OptionError, WeightsError, first_few, near_misses
 from .adapt import Channels, Shape, adapt_stem, channels
 from .likely_cause import likely_cause
 from .read import StateDict, find_state_dict, read_checkpoint
-from .renaming import canonical_names, rename
+from .renaming import CONTRASTIVE_RULES, SEQUENTIAL_RESNET, Renaming, canonical_names, rename
 from .report import LoadReport, Status, TensorReport, percent
 
 AdaptInput = Literal["auto", "never"]
@@ -32,18 +32,20 @@ def load_weights(
     """Copy the weights of a checkpoint into `network`, in place, where names and shapes fit.
 
     Names are compared behind the wrappers of either side: prefixes such as `module.` are stripped from the file's
-    where that makes more names fit, `module.` (DDP) and `_orig_mod.` (torch.compile) from the network's. Three things
-    may differ. A first convolution for another number of channels gets the sum over the file's channels, divided by
-    the network's number of them. A head for another number of classes is left as the network was built. The bias of
-    a layer that has a weight but no bias in the file becomes zero, which is the same layer.
+    where that makes more names fit, `module.` (DDP) and `_orig_mod.` (torch.compile) from the network's. A ResNet
+    whose file counts its parts, as USCL's does (`features.4.0.conv1.weight` is `layer1.0.conv1.weight`), and an
+    EfficientNet whose file counts its blocks through get the network's names. Three things may differ. A first
+    convolution for another number of channels gets the sum over the file's channels, divided by the network's number
+    of them. A head that is missing or for another number of classes is left as the network was built, and so is one
+    where the file has the projection of contrastive training (MoCo, C2L, USCL). The bias of a layer that has a weight
+    but no bias in the file becomes zero, which is the same layer.
 
     Args:
         network: any module, on any device.
         path_or_state: a file of `torch.save`, which is read with `weights_only=True`, or what such a file holds: a
             state dict, plain or under a key such as `state_dict`, `net` or `model`.
         minimum_coverage: share of the parameters, in elements, in [0, 1], that must come from the file, or it is an
-            error. Tensors whose shape differs in nothing but the last layer's number of classes are left out of it,
-            and so are buffers.
+            error. A head that is left as it was built is left out of it, and so are buffers.
         adapt_input: `"auto"`, or `"never"` to leave a first convolution of another number of channels as it was built.
 
     Returns:
@@ -75,6 +77,7 @@ def load_weights(
     new = {renaming.names[name]: tensor for name, tensor in state.tensors.items()}
     targets = {names[name]: tensor for name, tensor in own.items()}
     ends = channels(network, names, _shapes(new))
+    projection = {name: new.pop(name) for name in _projection(renaming, ends, _shapes(targets), _shapes(new))}
     parameters = {names[name] for name, _ in network.named_parameters()}
     report = LoadReport(
         source=state.source,
@@ -82,7 +85,10 @@ def load_weights(
         others=state.others,
         rules=renaming.rules,
         network=type(network).__name__,
-        tensors=_compared(_shapes(targets), _shapes(new), parameters, ends, adapt_input),
+        tensors=(
+            *_compared(_shapes(targets), _shapes(new), parameters, ends, adapt_input),
+            *_unused(_shapes(projection), "projection head of contrastive training"),
+        ),
     )
     if report.coverage_without_head < minimum_coverage:
         raise WeightsError(_too_little(report, minimum_coverage))
@@ -125,7 +131,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
 def _compared(
     own: Mapping[str, Shape], new: Mapping[str, Shape], parameters: set[str], ends: Channels, adapt_input: str
 ) -> tuple[TensorReport, ...]:
-    """The verdict on each tensor of the network, by canonical name, and on the file's surplus ones."""
+    """The verdict on each tensor of the network, by canonical name, and the file's surplus ones."""
     reports: dict[str, TensorReport] = {}
     for name, shape in own.items():
         status, note, head = _verdict(name, shape, new.get(name), ends, adapt_input)
@@ -134,19 +140,32 @@ def _compared(
         bias = weight.removesuffix("weight") + "bias"
         if reports[weight].covered and bias in reports and bias not in new:
             # A random bias would change the function; batch norm behind it would not undo it in eval mode.
-            reports[bias] = replace(reports[bias], status="adapted", note="zero: the file's layer has no bias")
-    unused = [
-        TensorReport(name, "unused", None, shape, False, prod(shape)) for name, shape in new.items() if name not in own
-    ]
-    return (*reports.values(), *unused)
+            note = "zero: the file's layer has no bias"
+            reports[bias] = replace(reports[bias], status="adapted", note=note, head=False)
+    return (*reports.values(), *_unused({name: shape for name, shape in new.items() if name not in own}))
+
+
+def _unused(shapes: Mapping[str, Shape], note: str = "") -> list[TensorReport]:
+    return [TensorReport(name, "unused", None, shape, False, prod(shape), note) for name, shape in shapes.items()]
+
+
+def _projection(renaming: Renaming, ends: Channels, own: Mapping[str, Shape], new: Mapping[str, Shape]) -> list[str]:
+    """Names of the head under which the file has a projection of contrastive training, which no classifier is."""
+    in_both = [name for name in ends.head_layer if name in own and name in new]
+    takes_other_features = any(own[name][1:] != new[name][1:] for name in in_both)
+    is_projection = (
+        takes_other_features if SEQUENTIAL_RESNET in renaming.rules else CONTRASTIVE_RULES.intersection(renaming.rules)
+    )
+    return in_both if is_projection else []
 
 
 def _verdict(
     name: str, shape: Shape, file_shape: Shape | None, ends: Channels, adapt_input: str
 ) -> tuple[Status, str, bool]:
-    """Status, note, and whether it is a head of another size."""
+    """Status, note, and whether it is a head that stays as it was built."""
     if file_shape is None:
-        return "re-initialised", "missing in the file", False
+        is_head = name in ends.head_layer
+        return "re-initialised", "head, missing in the file" if is_head else "missing in the file", is_head
     if file_shape == shape:
         return "loaded", "", False
     if adapt_input == "auto" and ends.is_stem(name, file_shape, shape):
@@ -173,7 +192,6 @@ def _copy(report: LoadReport, new: Mapping[str, Tensor], targets: Mapping[str, T
 def _too_little(report: LoadReport, minimum_coverage: float) -> str:
     """The gist of a report for an error message."""
     mismatched = [str(tensor) for tensor in report.with_status("shape mismatch")]
-    missing = [tensor.name for tensor in report.with_status("re-initialised") if tensor.file_shape is None]
     unused = [tensor.name for tensor in report.with_status("unused")]
     parts = [
         f"{report.source} covers {percent(report.coverage_without_head)} of the parameters of {report.network}; "
@@ -181,8 +199,8 @@ def _too_little(report: LoadReport, minimum_coverage: float) -> str:
     ]
     if mismatched:
         parts.append(f"Another shape: {first_few(mismatched, 3)}.")
-    if missing:
-        parts.append(f"Missing in the file: {first_few(missing, 3)}.{near_misses(missing[0], unused)}")
+    if report.missing:
+        parts.append(f"Missing in the file: {first_few(report.missing, 3)}.{near_misses(report.missing[0], unused)}")
     if unused:
         parts.append(f"Only in the file: {first_few(unused, 3)}.")
     parts.append(f"Likely cause: {likely_cause(report)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import re
@@ -69,6 +70,8 @@ class StateDict:
 def read_checkpoint(path: str | os.PathLike[str]) -> object:
     """What a file written by `torch.save` holds, on the CPU; nothing but tensors and plain containers is ever loaded.
 
+    An `argparse.Namespace` counts as such a container; its content is held to the same.
+
     Raises:
         WeightsError: there is no such file, it is damaged or of another format, or it holds more than tensors.
     """
@@ -76,7 +79,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> object:
     if not file.is_file():
         raise WeightsError(_no_such_file(file))
     try:
-        with warnings.catch_warnings():
+        # Training scripts keep their options beside the weights (C2L, MAE): a plain container, which runs nothing.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # torch warns of pickles that it then reads, or that we refuse below
             return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:

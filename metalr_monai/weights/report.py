@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import first_few
+from .renaming import described
 
 Status = Literal["loaded", "adapted", "re-initialised", "shape mismatch", "unused"]
 Shape = tuple[int, ...]
@@ -29,7 +30,8 @@ class TensorReport:
         counts: whether coverage counts it: parameters do, buffers and unused tensors do not.
         elements: numbers in the network's tensor, or in the file's where unused.
         note: how it was adapted, or why it was not loaded.
-        head: whether its shape differs in nothing but the number of classes.
+        head: whether it is re-initialised as a head: its shape differs in nothing but the number of classes, or it
+            is of the last layer and missing in the file.
     """
 
     name: str
@@ -83,13 +85,19 @@ class LoadReport:
         return tuple(tensor for tensor in self.tensors if tensor.status == status)
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """Names in the network that the file lacks, but for batch norm's counters."""
+        tensors = self.with_status("re-initialised")
+        return tuple(tensor.name for tensor in tensors if tensor.file_shape is None and not tensor.is_counter)
+
+    @property
     def coverage(self) -> float:
         """Share of the network's parameters, in elements, that come from the file; in [0, 1]. Buffers do not count."""
         return _coverage(self.tensors)
 
     @property
     def coverage_without_head(self) -> float:
-        """`coverage` of all tensors but those whose shape differs in nothing but the number of classes."""
+        """`coverage` of all tensors but those of a head that was re-initialised."""
         return _coverage([tensor for tensor in self.tensors if not tensor.head])
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,7 +133,7 @@ class LoadReport:
         return [
             f"{self.source}{place}{others} → {self.network}",
             f"coverage {percent(self.coverage)} of {_elements(self.tensors):,} parameters{head}",
-            f"renaming rules: {', '.join(f'strip {rule}' for rule in self.rules) or 'none needed'}",
+            f"renaming rules: {described(self.rules)}",
         ]
 
     def _table(self) -> list[str]:

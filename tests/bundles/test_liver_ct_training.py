@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from liver_ct_bundle import BLOCKS, ROOT, TRAINING, WARNINGS, call, command, rows, weights, workflow
+from liver_ct_bundle import BLOCKS, CONFIGS, GRID, ROOT, TRAINING, WARNINGS, call, command, rows, run, weights, workflow
 from monai.utils import set_determinism
 
 from metalr_monai import GenesisUNet3D
@@ -35,19 +36,94 @@ def test_rates_of_all_blocks_are_written_and_move(trained: Path) -> None:
         assert float(found[-1][f"lr/{block}"]) != 0.01
 
 
-def test_two_processes_write_once(tmp_path: Path) -> None:
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("this torch was built without gloo")
-    options = {**TRAINING, "epochs": 1, "batch_size": 1, "phantoms": 8, "split": "fold 1 of 4"}
+def test_a_loader_that_monai_label_puts_before_the_handlers_disturbs_none(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    handlers = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["train"]["handlers"]
+    assert all("_target_" in handler for handler in handlers)
+    load = {"load_path": str(trained / "models/model.pt"), "load_dict": {"model": "$@network"}, "strict": False}
+    options = {**TRAINING, "epochs": 1, "val_interval": 2, "cache_rate": 0.0, "dataset_dir": str(data)}
+    run(
+        "train.json",
+        root=tmp_path,
+        **{**options, "train#handlers": [{"_target_": "CheckpointLoader", **load}, *handlers]},
+    )
+    assert set(rows(tmp_path / "runs/train/rates.csv")[0]) >= {f"lr/{block}" for block in BLOCKS}
+    report = json.loads((tmp_path / "runs/train/run_report.json").read_text(encoding="utf-8"))
+    assert report["status"] == "completed"
+    assert [block["name"] for block in report["metalr"]["blocks"]] == BLOCKS
+
+
+needs_gloo = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A training of one epoch on two ranks, validated before it, and its options; each rank writes its rates."""
+    root = tmp_path_factory.mktemp("two")
+    options = {**TRAINING, "epochs": 1, "val_interval": 2, "batch_size": 1, "phantoms": 8, "split": "fold 1 of 3"}
     del options["device"]
-    both = ("train.json", "multi_gpu_train.json")
-    call(command(*both, root=tmp_path, ranks=2, backend="gloo", **options))
-    steps = [int(row["step"]) for row in rows(tmp_path / "runs/train/rates.csv")]
-    assert steps == [0, 1]  # 4 training cases on 2 ranks
-    test = json.loads((tmp_path / "runs/train/split.json").read_text(encoding="utf-8"))["test"]
-    assert sorted(row["case"] for row in rows(tmp_path / "runs/train/metrics.csv")) == sorted(test)
-    assert len(list((tmp_path / "phantoms").glob("volume-*"))) == 8
-    assert all(not name.startswith("module.") for name in weights(tmp_path))
+    rates = (
+        "$pathlib.Path(@bundle_root, f'rates_{dist.get_rank()}.json').write_text(json.dumps(@train#metalr.tuner.lrs))"
+    )
+    overlay = root / "write_rates.json"
+    overlay.write_text(json.dumps({"+imports": ["$import json", "$import pathlib"], "+run": [rates]}))
+    call(command("train.json", "multi_gpu_train.json", overlay, root=root, ranks=2, backend="gloo", **options))
+    return root, options
+
+
+@needs_gloo
+def test_two_processes_write_one_set_of_files(in_two_processes: tuple[Path, dict[str, Any]], trained: Path) -> None:
+    root, _ = in_two_processes
+    steps = [int(row["step"]) for row in rows(root / "runs/train/rates.csv")]
+    assert steps == [0, 1]  # 5 of 8 cases to train, 2 of them to learn the rates from, over 2 ranks
+    assert len(list((root / "phantoms").glob("volume-*"))) == 8
+    assert all(not name.startswith("module.") for name in weights(root))
+    one = {path.name for path in (trained / "runs/train").iterdir()} - {"resume_checkpoint_2.pt"}
+    assert {path.name for path in (root / "runs/train").iterdir()} == one
+    report = json.loads((root / "runs/train/run_report.json").read_text(encoding="utf-8"))
+    assert report["machine"]["processes"] == 2
+    assert report["wall_seconds"] > sum(entry["seconds"] for entry in report["epochs"]) > 0
+    assert report["peak_memory_bytes"]["process"] > 2**26
+    assert '<th scope="row">processes</th><td>2' in (root / "runs/train/report.html").read_text().replace("\n", "")
+
+
+@needs_gloo
+def test_two_processes_learn_the_same_rates(in_two_processes: tuple[Path, dict[str, Any]]) -> None:
+    root, _ = in_two_processes
+    first, second = (json.loads((root / f"rates_{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+    assert list(first) == BLOCKS
+    assert first == second
+    assert set(first.values()) != {0.01}
+
+
+@needs_gloo
+def test_two_processes_score_as_one_before_training(
+    in_two_processes: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    root, options = in_two_processes
+    once = {**options, "device": "cpu", "dataset_dir": str(root / "phantoms"), "run": ["$@validate#evaluator.run()"]}
+    run("train.json", root=tmp_path, **once)
+    ours, one = root / "runs/train", tmp_path / "runs/train"
+    assert len(rows(one / "metrics.csv")) == 3
+    assert rows(ours / "metrics.csv") == rows(one / "metrics.csv")
+    assert (ours / "metrics.json").read_text() == (one / "metrics.json").read_text()
+
+
+@needs_gloo
+def test_two_processes_evaluate_as_one(
+    in_two_processes: tuple[Path, dict[str, Any]], balanced: Path, data: Path, tmp_path: Path
+) -> None:
+    split = str(in_two_processes[0] / "runs/train/split.json")
+    options = {**GRID, "dataset_dir": str(data), "split": split, "ckpt_path": str(balanced)}
+    run("train.json", "evaluate.json", root=tmp_path, output_dir=str(tmp_path / "one"), **options)
+    del options["device"]
+    names = ("train.json", "evaluate.json", "multi_gpu_train.json")
+    two = tmp_path / "two"
+    call(command(*names, root=tmp_path, ranks=2, backend="gloo", output_dir=two, **options))
+    assert [float(row["dice"]) > 0 for row in rows(two / "metrics.csv")] == [True] * 3
+    assert rows(two / "metrics.csv") == rows(tmp_path / "one/metrics.csv")
+    assert (two / "metrics.json").read_text() == (tmp_path / "one/metrics.json").read_text()
 
 
 @pytest.mark.parametrize("scheme", ["all_layers", "last_layer"])

@@ -200,8 +200,43 @@ def test_the_known_labels_can_be_given(tmp_path):
     only(check(case(tmp_path), labels=(0, 1)), "error", "2 (8 voxels)")
 
 
-def test_an_empty_label_is_a_warning(tmp_path):
-    only(check(case(tmp_path, label=np.zeros(SHAPE, np.uint8))), "warning", "the label is empty")
+def test_an_empty_label_among_others_is_a_warning(tmp_path):
+    empty = case(tmp_path, label=np.zeros(SHAPE, np.uint8))
+    assert only(check(empty, case(tmp_path, "b")), "warning", "the label is empty").file == empty["label"]
+
+
+def test_empty_labels_alone_are_an_error(tmp_path):
+    report = check(*(case(tmp_path, name, label=np.zeros(SHAPE, np.uint8)) for name in "ab"))
+    assert [problem.kind for problem in report.problems] == ["error", "warning", "warning"]
+    assert report.problems[0].message == "every label is empty, so there is nothing to learn"
+
+
+def test_a_label_of_unknown_values_is_not_called_empty(tmp_path):
+    only(check(case(tmp_path, label=np.full(SHAPE, 255, np.uint8))), "error", "unknown label values 255")
+
+
+def test_the_clipped_share_is_told_below_and_above(tmp_path):
+    image = np.repeat(np.int16([-1001, -1000, 0, 1000, 1001]), 264).reshape(SHAPE)
+    report = check(case(tmp_path, image=image))
+    assert report.problems == []
+    assert report.volumes[0].clipped == (20.0, 20.0)
+    assert "20, 20, 20 % of the voxels below the window of HU, 20, 20, 20 % above it" in str(report)
+    assert check(case(tmp_path), voxels=False).volumes[0].clipped is None
+
+
+def test_a_window_that_clips_most_of_the_body_is_a_warning_and_clipped_air_is_none(tmp_path):
+    image = np.full(SHAPE, -1024, np.int16)
+    image[:, :, :2] = 50
+    assert check(case(tmp_path, image=image)).problems == []
+    image[:, :, :1] = 1500
+    image[0, 0, 0] = 1500
+    assert check(case(tmp_path, image=image), hu_window=(-1000, 1500)).problems == []
+    image[0, 0, 1] = 1500
+    only(
+        check(case(tmp_path, image=image)),
+        "warning",
+        "the window [-1000, 1000] HU clips 50.4 % of the voxels above -200",
+    )
 
 
 def test_voxels_that_are_not_finite_are_counted(tmp_path):
@@ -286,15 +321,15 @@ def test_cases_and_files_listed_twice_are_errors(tmp_path):
     assert [p.message for p in problems] == ["the same file is used 2 times: image of a, label of a"]
 
 
-def test_a_dicom_series_is_said_not_to_be_checked(tmp_path):
+def test_a_folder_without_a_dicom_series_is_an_error(tmp_path):
     (tmp_path / "series").mkdir()
-    only(check({"image": str(tmp_path / "series"), "case_id": "a"}), "warning", "DICOM")
+    only(check({"image": str(tmp_path / "series"), "case_id": "a"}), "error", "no DICOM series")
 
 
 def test_all_problems_of_all_cases_come_at_once(tmp_path):
     bad = case(tmp_path, "bad", image=np.zeros(SHAPE, np.int16), label=mask()[1:] + 5)
     report = check(bad, case(tmp_path, "good"), {"image": "nowhere.nii", "case_id": "gone"})
-    assert [p.case_id for p in report.problems] == ["bad", "bad", "bad", "bad", "gone"]
+    assert [p.case_id for p in report.problems] == ["bad", "bad", "bad", "gone"]
     assert len(report.volumes) == 2
 
 

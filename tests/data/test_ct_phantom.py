@@ -282,3 +282,15 @@ def test_no_window_of_intensities_segments_the_liver():
 
 def within(counts, lower, upper):
     return counts[:, upper] - counts[:, lower]
+
+
+def test_the_phase_changes_intensities_and_no_anatomy() -> None:
+    plain, venous = (phantom((32, 32, 16), seed=2, phase=phase) for phase in ("plain", "venous"))
+    assert np.array_equal(plain.label, venous.label)
+    liver = plain.label == 1
+    assert np.median(plain.image[liver]) < 70 < np.median(venous.image[liver])
+
+
+def test_an_unknown_phase_is_refused() -> None:
+    with pytest.raises(OptionError, match="plain, venous"):
+        phantom((32, 32, 16), phase="arterial")

@@ -75,3 +75,10 @@ def test_iterable_data_has_nothing_to_hold_out():
 
 def test_a_numpy_count_is_a_count():
     assert len(hold_out(list(range(9)), np.int64(4))[1]) == 4
+
+
+def test_no_group_is_torn_apart() -> None:
+    items = [{"case_id": f"image {i}", "group": f"patient {i // 3}"} for i in range(30)]
+    train, meta = hold_out(items, 0.3, seed=1)
+    assert len(meta) == 9
+    assert not {item["group"] for item in train} & {item["group"] for item in meta}

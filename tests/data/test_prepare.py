@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from metalr_monai import phantom_data_set, split_data_list
+from metalr_monai import DataCheck, phantom_data_set, split_data_list
 from metalr_monai.errors import DataError
 
 
@@ -48,3 +48,16 @@ def test_a_split_file_is_taken_as_it_is(tmp_path):
     parts = split_data_list("lits", folder, str(tmp_path / "mine.json"), 0, tmp_path / "run")
     assert [item["case_id"] for item in parts["train"]] == ["volume-0", "volume-3"]
     assert [item["case_id"] for item in parts["test"]] == ["volume-1"]
+
+
+def test_data_that_are_refused_leave_the_last_split_as_it_was(tmp_path):
+    folder = phantom_data_set(tmp_path / "phantoms", 3)
+    check = DataCheck(
+        "headers", regions={"liver": [1, 2]}, hu_window=[-1000, 1000], spacing=[6, 6, 6], patch_size=[8, 8, 8]
+    )
+    split_data_list("lits", folder, "paper", 0, tmp_path / "run", check)
+    before = (tmp_path / "run/split.json").read_text()
+    (tmp_path / "phantoms/volume-1.nii.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"volume-1: the header cannot be read: .*volume-1.nii.gz"):
+        split_data_list("lits", folder, "paper", 1, tmp_path / "run", check)
+    assert (tmp_path / "run/split.json").read_text() == before

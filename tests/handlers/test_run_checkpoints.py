@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from ignite.engine import Events
 from small_trainer import make_trainer
 
-from metalr_monai import EpochSeed, MetaLRHandler, RunCheckpoints, latest_checkpoint
+from metalr_monai import EpochSeed, FinalModel, MetaLRHandler, RunCheckpoints, each_case_once, latest_checkpoint
+from metalr_monai.errors import DataError, StateError
+from metalr_monai.files import atomic_path
 
 
 class Killed(Exception):
     pass
 
 
-def run(folder, epochs, die_at=None, **options):
+def run(folder, epochs, die_at=None, settings=None, resume=True, **options):
     metalr = MetaLRHandler(**options)
     trainer = make_trainer([metalr, EpochSeed(3)], epochs=epochs, num_workers=2)
     objects = {"network": trainer.network, "optimizer": trainer.optimizer, "metalr": metalr}
-    RunCheckpoints(folder, objects, latest_checkpoint(folder)).attach(trainer)
+    start = latest_checkpoint(folder, settings) if resume else None
+    RunCheckpoints(folder, {**objects, "nothing": None}, start, settings=settings).attach(trainer)
 
     class Die:
         def attach(self, engine):
@@ -73,19 +80,101 @@ def test_every_epoch_has_random_numbers_of_its_own():
     assert not torch.equal(first[:5], first[5:])
 
 
-def test_a_checkpoint_that_could_not_be_written_leaves_the_last_whole_one(tmp_path, monkeypatch):
-    run(tmp_path, 1)
-    whole = (tmp_path / "resume_checkpoint_1.pt").read_bytes()
-    original = torch.save
+def test_other_settings_are_refused_with_both_values(tmp_path):
+    run(tmp_path, 2, settings={"lr": 0.1, "bounds": (1e-6, 1), "epochs": 2, "device": torch.device("cpu")})
+    now = {"lr": 0.2, "bounds": [1e-6, 1], "epochs": 5, "seed": 1, "device": "cuda:0"}
+    with pytest.raises(StateError) as caught:
+        latest_checkpoint(tmp_path, now)
+    says = "lr was 0.1 and is 0.2; seed was 'not set' and is 1. Give the old ones to go on, start anew with"
+    assert f"{tmp_path / 'resume_checkpoint_2.pt'} was made with other settings: {says}" in str(caught.value)
+    del now["seed"]
+    assert latest_checkpoint(tmp_path, {**now, "lr": 0.1}).endswith("_2.pt")
 
-    def torn(content, file, *args, **kwargs):
-        original(content, file, *args, **kwargs)
-        file.flush()
-        file.truncate(100)
-        raise OSError("no space left on device")
 
-    monkeypatch.setattr("torch.save", torn)
-    with pytest.raises(OSError, match="no space left"):
+def test_fewer_epochs_than_were_made_are_refused(tmp_path):
+    run(tmp_path, 3)
+    with pytest.raises(StateError, match=r"resume_checkpoint_3\.pt was made after epoch 3.* at least 3 epochs"):
         run(tmp_path, 2)
-    assert latest_checkpoint(tmp_path).endswith("_1.pt")
-    assert (tmp_path / "resume_checkpoint_1.pt").read_bytes() == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"resume_checkpoint_{n}.pt" for n in (2, 3)]
+
+
+def test_a_resumed_run_removes_the_checkpoints_of_the_run_before(tmp_path):
+    run(tmp_path, 3)
+    run(tmp_path, 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"resume_checkpoint_{n}.pt" for n in (3, 4)]
+
+
+def test_a_run_that_starts_anew_is_not_resumed_from_the_one_before(tmp_path):
+    run(tmp_path, 4)
+    with pytest.raises(Killed):
+        run(tmp_path, 4, die_at=2, resume=False)
+    assert latest_checkpoint(tmp_path) is None
+
+
+DISK_FULL_IN_EPOCH_2 = """
+import resource, sys
+import torch
+from ignite.engine import Engine, Events
+from metalr_monai import FinalModel, RunCheckpoints
+network = torch.nn.Linear(100, 100)
+engine = Engine(lambda e, b: None)
+handlers = {"model": FinalModel(network, sys.argv[2]), "run": RunCheckpoints(sys.argv[2], {"network": network})}
+handlers[sys.argv[1]].attach(engine)
+limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+engine.add_event_handler(Events.EPOCH_STARTED(once=2), limit)
+engine.run([0], max_epochs=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+@pytest.mark.parametrize(("kind", "file"), [("model", "model.pt"), ("run", "resume_checkpoint_1.pt")])
+def test_a_file_that_could_not_be_written_whole_leaves_the_last_whole_one(kind, file, tmp_path):
+    if kind == "model":
+        torch.save({"old": torch.zeros(1)}, tmp_path / file)
+    target = tmp_path / file if kind == "model" else tmp_path
+    arguments = [sys.executable, "-c", DISK_FULL_IN_EPOCH_2, kind, str(target)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 1 and "File too large" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+    assert set(torch.load(tmp_path / file, weights_only=True)) >= {"old" if kind == "model" else "network"}
+
+
+def test_the_final_model_is_a_plain_state_dict_with_the_same_bytes_each_time(tmp_path):
+    trainer = make_trainer([], epochs=1)
+    for name in ("a", "b"):
+        FinalModel(trainer.network, tmp_path / name / "model.pt").attach(trainer)
+    trainer.run()
+    saved = torch.load(tmp_path / "a/model.pt", weights_only=True)
+    assert all(torch.equal(saved[name], value) for name, value in trainer.network.state_dict().items())
+    assert (tmp_path / "a/model.pt").read_bytes() == (tmp_path / "b/model.pt").read_bytes()
+
+
+def test_a_run_that_failed_leaves_the_final_model_of_the_run_before(tmp_path):
+    trainer = make_trainer([], epochs=1)
+    FinalModel(trainer.network, tmp_path / "model.pt").attach(trainer)
+    (tmp_path / "model.pt").write_bytes(b"the old one")
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def die():
+        raise Killed
+
+    with pytest.raises(Killed):
+        trainer.run()
+    assert (tmp_path / "model.pt").read_bytes() == b"the old one"
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written_anew(tmp_path):
+    stale, working, other = (tmp_path / name for name in (".a.csv.123", ".a.csv.456", ".b.a.csv.123"))
+    for file in (stale, working, other):
+        file.touch()
+    for file in (stale, other):
+        os.utime(file, (1, 1))
+    with atomic_path(tmp_path / "a.csv") as temporary:
+        temporary.touch()
+    assert {p.name for p in tmp_path.iterdir()} == {"a.csv", working.name, other.name}
+
+
+def test_more_processes_than_cases_are_refused_with_both_numbers():
+    with pytest.raises(DataError, match=r"1 process\(es\) are to score 0 case\(s\), at least one each"):
+        each_case_once([])
+    assert list(each_case_once(["a", "b", "c"])) == [0, 1, 2]

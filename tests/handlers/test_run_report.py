@@ -1,5 +1,6 @@
 """A run's report: what is recorded, what survives failure and resuming, and what the page shows."""
 
+import base64
 import json
 import logging
 import re
@@ -22,6 +23,7 @@ from torch import nn
 
 from metalr_monai import MetaLRHandler
 from metalr_monai.errors import EngineError, StateError
+from metalr_monai.evaluation.predictions import CasePrediction, write_predictions
 from metalr_monai.handlers.example_slices import ExampleSlices
 from metalr_monai.handlers.rate_history import RateHistoryHandler
 from metalr_monai.handlers.report_page import write_report_page
@@ -411,6 +413,73 @@ def test_cases_and_slices_are_shown_where_they_are(tmp_path):
     assert ">0.9123<" in run.html and ">12.00<" in run.html and ">–<" in run.html
     shown = re.findall(r'src="data:image/png;base64,[^"]+" alt="(case_\d+)', run.html)
     assert shown == ["case_2", "case_10"]
+
+
+def classified(folder, groups=True):
+    """A classifier's files: five cases, two of them wrong, and two pictures."""
+    rows = [(0, 0.7, 0.2), (0, 0.3, 0.6), (1, 0.05, 0.9), (1, 0.25, 0.5), (2, 0.5, 0.1)]
+    write_predictions(
+        [
+            CasePrediction(f"{i}", f"<video> {i // 2}" if groups else "", k, (p, q, 1 - p - q))
+            for i, (k, p, q) in enumerate(rows, 1007)
+        ],
+        ["covid19", "<pneumonia>", "$regular_1$"],
+        folder,
+    )
+    (folder / "pictures").mkdir()
+    for name in ("1_b_right_1", "0_a_wrong_1"):
+        (folder / "pictures" / f"{name}.png").write_bytes(b"\x89PNG " + name.encode())
+
+
+def test_a_classifiers_scores_cases_and_pictures_are_shown(tmp_path):
+    Run(tmp_path, epochs=1)()
+    classified(tmp_path)
+    page = write_report_page(tmp_path).read_text(encoding="utf-8")
+    text = " ".join(_text(page).split())
+    assert "3 of 5 cases are right (they are of 3 groups): accuracy 0.600, 95 % interval 0.231 to 0.882." in text
+    assert "Balanced accuracy 0.500, mean of 3 classes; AUC 0.889, mean of 3." in text
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", text)]
+    assert ["covid19", "2", "0.500", "0.095 to 0.905", "2", "0.500", "0.095 to 0.905", "0.833"] in cells
+    assert ["$regular_1$", "1", "0.000", "0.000 to 0.793", "0", "–", "–", "1.000"] in cells
+    assert "2 of 5 cases are classified wrong, the most confident first:" in text
+    wrong = [row[0] for row in cells if row and row[0] in {"1007", "1008", "1009", "1010", "1011"}]
+    assert wrong == ["1008", "1011", "1007", "1008", "1009", "1010", "1011"]  # the wrong ones, and then all
+    assert "<summary>All cases <span>5</span></summary>" in text
+    assert "&lt;video&gt; 503" in text and "<video>" not in text and "<pneumonia>" not in text
+    assert re.findall(r'alt="(\S+): image and activation map', page) == ["0_a_wrong_1", "1_b_right_1"]
+    assert {"Confusion matrix", "Reliability diagram"} <= set(re.findall(r'alt="([^":]+):', page))
+    assert write_report_page(tmp_path).read_text(encoding="utf-8") == page
+
+
+def test_a_segmentation_has_no_section_of_a_classifier(tmp_path):
+    run = Run(tmp_path, epochs=1)()
+    (tmp_path / "metrics.json").write_text('{"classes": {"liver": [1]}, "summary": {}}')
+    write_report_page(tmp_path)
+    assert "<h2>Classes" not in run.html and "Confusion matrix" not in run.html
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"task": "classification"}', None])
+def test_broken_scores_of_a_classifier_are_refused_by_name(tmp_path, content):
+    Run(tmp_path, epochs=1)()
+    classified(tmp_path, groups=False)
+    if content is None:
+        whole = json.loads((tmp_path / "metrics.json").read_text())
+        content = json.dumps({**whole, "confusion_matrix": 3})
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(StateError, match=r"metrics\.json is no whole metrics\.json: .*Restore it"):
+        write_report_page(tmp_path)
+
+
+def test_many_curves_have_their_names_beside_them(tmp_path):
+    run = Run(tmp_path, epochs=1)
+    run.evaluator.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update({f"score_{i}": i / 20 for i in range(12)})
+    )
+    run()
+    drawn = base64.b64decode(re.search(r'svg\+xml;base64,([^"]+)" alt="Training loss', run.html)[1]).decode()
+    assert all(f"<!-- score_{i} -->" in drawn for i in range(12))
+    dashed = re.findall(r'<path [^>]*style="fill: none; stroke-dasharray[^"]*stroke: #(\w+)', drawn)
+    assert len(set(dashed)) == 3  # of 13 curves the last three take their colours from the first ones
 
 
 @pytest.mark.parametrize(

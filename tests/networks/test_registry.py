@@ -12,8 +12,14 @@ import metalr_monai
 from metalr_monai.errors import OptionError
 from metalr_monai.networks.registry import NETWORKS, network_entry, network_kind
 
-OPTIONS = {"genesis_unet3d": {"batch_statistics": "always"}, "resnet18": {}}
-CASES = [("genesis_unet3d", 1, 1, 4), ("genesis_unet3d", 3, 2, 6), ("resnet18", 3, 5, 16), ("resnet18", 1, 2, 8)]
+OPTIONS = {"genesis_unet3d": {"batch_statistics": "always"}, "resnet18": {}, "efficientnet_lite0": {}}
+CASES = [
+    ("genesis_unet3d", 1, 1, 4),
+    ("genesis_unet3d", 3, 2, 6),
+    ("resnet18", 3, 5, 16),
+    ("resnet18", 1, 2, 8),
+    ("efficientnet_lite0", 1, 3, 8),
+]
 
 
 @pytest.mark.parametrize(("name", "channels", "classes", "width"), CASES)

@@ -11,6 +11,7 @@ from torch import nn
 
 from metalr_monai.errors import BlockError, OptionError
 from metalr_monai.rates.blocks import PRESETS, Blocks, blocks, param_groups
+from metalr_monai.rates.tuner import MetaLR
 
 RESNET18_BLOCKS = (
     *("conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1"),
@@ -83,7 +84,7 @@ def test_genesis_preset_gives_eight_blocks_in_depth_order() -> None:
 def test_unknown_preset_lists_near_misses_and_presets() -> None:
     with pytest.raises(BlockError, match=r"no preset 'resnet81'\. Did you mean resnet18\?"):
         blocks(small(), "resnet81")
-    with pytest.raises(BlockError, match=r"no preset 'xyz'\. Presets are resnet18, genesis_unet3d;"):
+    with pytest.raises(BlockError, match=r"no preset 'xyz'\. Presets are resnet18, genesis_unet3d, eff"):
         blocks(small(), "xyz")
 
 
@@ -492,6 +493,16 @@ def test_groups_are_in_block_order_with_names_rates_and_all_parameters() -> None
     groups = param_groups(network, SMALL_SPEC, 1e-3, {"head": 10})
     assert [(group["name"], group["lr"]) for group in groups] == [("stem", 1e-3), ("body", 1e-3), ("head", 1e-2)]
     assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in network.parameters()]
+
+
+def test_the_classifier_starts_at_another_rate_by_its_blocks_name() -> None:
+    network = resnet18()
+    groups = param_groups(network, "resnet18", 1e-3, {"fc": 10})  # 1e-2 and 1e-3, as in the MetaLR preprint
+    assert {group["name"]: group["lr"] for group in groups} == {**dict.fromkeys(RESNET18_BLOCKS, 1e-3), "fc": 1e-2}
+    rates = MetaLR(torch.optim.Adam(groups), network).lrs
+    assert rates["fc"] == 1e-2 and rates["layer4.1"] == 1e-3
+    with pytest.raises(BlockError, match=r"multipliers names the block 'layer4\.2', .*Did you mean .*layer4\.1"):
+        param_groups(network, "resnet18", 1e-3, {"layer4.2": 10})
 
 
 def test_groups_drive_an_optimizer_in_which_only_the_frozen_block_rests() -> None:
