@@ -23,8 +23,8 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def still_copy(network: nn.Module) -> nn.Module:
-    """A copy for looking into: unwrapped, in evaluation mode, every parameter with a gradient, nothing in place."""
-    copied = copy.deepcopy(unwrapped(network)).eval().requires_grad_(True)
+    """A copy for looking into: unwrapped, in evaluation mode, nothing in place."""
+    copied = copy.deepcopy(unwrapped(network)).eval()
     for module in copied.modules():
         if getattr(module, "inplace", False):  # would change what a hook has kept
             module.inplace = False  # type: ignore[assignment]
@@ -79,7 +79,7 @@ class ActivationMaps:
             return None
         if layer not in self._cams:
             self._cams[layer] = GradCAM(self._network, layer, postprocessing=_relative)
-        with torch.enable_grad():  # torch warns of hooks on a first layer whose input has no gradient
+        with torch.enable_grad():  # the image's gradient leads through frozen layers, and through the first one
             found: Tensor = self._cams[layer](plain.clone().requires_grad_(), class_idx=class_index)
         return found[0, 0].detach().cpu()
 

@@ -55,8 +55,8 @@ def item(name, label, left, right):
 
 
 ITEMS = [
-    item("sure", 0, 9, 1),
-    item("surer", 0, 20, 1),
+    item("sure", 0, 12, 9),
+    item("surer", 0, 16, 1),
     item("missed", 0, 1, 9),
     item("hit", 1, 2, 12),
     item("unsure", 0, 5, 4),
@@ -158,6 +158,28 @@ def test_the_map_is_that_of_the_formula():
     coarse = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()
     fine = nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear", align_corners=False)
     torch.testing.assert_close(ActivationMaps(network, "layer3")(image, 0), (fine / fine.max())[0, 0].detach())
+
+
+def test_the_map_is_that_of_the_predicted_class_not_of_the_true_one(tmp_path, monkeypatch):
+    from metalr_monai.handlers import example_pictures
+
+    shown = []
+    monkeypatch.setattr(example_pictures, "draw_example", lambda example, map_, *_: shown.append((example, map_)))
+    network = small_resnet()
+    draws = torch.Generator().manual_seed(0)
+    evaluate(tmp_path, [{**one, "image": torch.randn(1, 32, 32, generator=draws)} for one in ITEMS], network)
+    assert {example.right for example, _ in shown} == {True, False}
+    for example, map_ in shown:
+        assert torch.equal(map_, ActivationMaps(network)(example.image, example.prediction.predicted))
+        assert not torch.equal(map_, ActivationMaps(network)(example.image, 1 - example.prediction.predicted))
+
+
+def test_a_layer_before_one_that_works_in_place_has_a_map():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    network = nn.Sequential(*layers)
+    assert ActivationMaps(network, "0")(torch.randn(1, 8, 8), 0).shape == (8, 8)
+    assert network[1].inplace
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
