@@ -41,7 +41,8 @@ class RunReport:
     The report says what ran (versions, device, settings, weights, hold-out), what it cost (seconds, peak memory), and
     what came out (losses, validation metrics from epoch 0 on, learned rates), with a warning where fine-tuning made the
     network worse. A run that ends by an exception has the status "failed" and the exception's message. Names of host
-    and user are left out, and paths are shown without the folders that lead to them.
+    and user are left out, and paths are shown without the folders that lead to them. With several processes the loss is
+    the mean over all, time and memory are the first one's, and `machine` says how many there were.
 
     The mean training loss is in the trainer's `state.metrics` too, as `train_loss`. For resuming name the handler in
     `CheckpointSaver`'s `save_dict` and `CheckpointLoader`'s `load_dict`.
