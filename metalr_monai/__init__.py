@@ -10,10 +10,11 @@ from .data.hold_out import hold_out
 from .data.image_lists import image_list
 from .data.largest_component import LargestComponentd
 from .data.meta_batches import MetaBatches
+from .data.pictures import Pictures
 from .data.pocus_folds import write_pocus_folds
 from .data.pocus_videos import write_pocus_frames
 from .data.prepare import phantom_data_set, split_data_list
-from .data.prepare_images import split_image_list
+from .data.prepare_images import class_weights, phantom_image_set, split_image_list
 from .data.read_picture import PictureReader, load_picture, read_picture
 from .data.regions import LabelToRegionsd, RegionsToLabeld
 from .data.scan_reader import ScanReader
@@ -21,12 +22,14 @@ from .data.scans import Scans
 from .data.splits import apply_split, make_split, read_split, write_split
 from .errors import MetaLRError
 from .evaluation.feature_maps import feature_maps
+from .handlers.activation_pictures import ActivationPictures
 from .handlers.classification_scores import ClassificationScores
 from .handlers.epoch_seed import EpochSeed
 from .handlers.example_pictures import ExamplePictures
 from .handlers.example_slices import ExampleSlices
-from .handlers.final_model import FinalModel
+from .handlers.final_model import FinalModel, trained_settings
 from .handlers.metalr import MetaLRHandler
+from .handlers.prediction_table import PredictionTable
 from .handlers.progress import Progress
 from .handlers.rank_sampler import each_case_once
 from .handlers.rate_history import RateHistoryHandler, plot_rates, save_rates
@@ -34,19 +37,23 @@ from .handlers.report_page import write_report_page
 from .handlers.run_checkpoints import RunCheckpoints, latest_checkpoint
 from .handlers.run_report import RunReport
 from .handlers.segmentation_scores import SegmentationScores
+from .networks.efficientnet_lite0 import EfficientNetLite0
 from .networks.genesis_unet3d import GenesisUNet3D
 from .rates.blocks import Blocks, blocks, param_groups
 from .rates.history import RateHistory
 from .rates.tuner import MetaLR
 from .settings import check_settings
 from .weights.describe import describe_checkpoint
+from .weights.imagenet import efficientnet_lite0_file
 from .weights.load import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
+    "ActivationPictures",
     "Blocks",
     "ClassificationScores",
     "DataCheck",
+    "EfficientNetLite0",
     "EpochSeed",
     "ExamplePictures",
     "ExampleSlices",
@@ -59,6 +66,8 @@ __all__ = [
     "MetaLRError",
     "MetaLRHandler",
     "PictureReader",
+    "Pictures",
+    "PredictionTable",
     "Progress",
     "RateHistory",
     "RateHistoryHandler",
@@ -74,9 +83,11 @@ __all__ = [
     "check_images",
     "check_settings",
     "check_volumes",
+    "class_weights",
     "data_list",
     "describe_checkpoint",
     "each_case_once",
+    "efficientnet_lite0_file",
     "feature_maps",
     "hold_out",
     "image_list",
@@ -87,6 +98,7 @@ __all__ = [
     "make_split",
     "param_groups",
     "phantom_data_set",
+    "phantom_image_set",
     "plot_rates",
     "read_picture",
     "read_split",
@@ -94,6 +106,7 @@ __all__ = [
     "split_counts",
     "split_data_list",
     "split_image_list",
+    "trained_settings",
     "write_lits_phantoms",
     "write_pocus_folds",
     "write_pocus_frames",

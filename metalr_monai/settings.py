@@ -10,6 +10,7 @@ from typing import Any
 
 from .data.ct_lists import READERS
 from .data.data_check import LEVELS
+from .data.image_lists import IMAGE_READERS
 from .errors import OptionError, near_misses
 from .networks.genesis_unet3d import STRIDE
 from .rates.options import read_options
@@ -43,7 +44,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     if faults := list(_faults(settings)):
         raise OptionError("\n".join(faults))
-    read_options("paper", {name: settings[name] for name in LEARNING if name in settings})
+    read_options("paper", {name: settings[name] for name in LEARNING if settings.get(name) is not None})
 
 
 def _faults(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -58,7 +59,10 @@ def _faults(settings: Mapping[str, Any]) -> Iterator[str]:
         yield from _patch_faults(settings["patch_size"])
     if "regions" in settings:
         yield from _region_faults(settings["regions"])
-    yield from _rate_faults(settings.get("lr"), settings.get("bounds"))
+    if "classes" in settings:
+        yield from _class_faults(settings["classes"], settings.get("dataset_kind"))
+    for name in ("lr", "head_lr"):
+        yield from _rate_faults(name, settings.get(name), settings.get("bounds"))
 
 
 def _number(low: float, below: float = math.inf, *, inclusive: bool = True) -> Callable[[Any], bool]:
@@ -97,15 +101,22 @@ RULES: Mapping[str, Rule] = {
         ("epochs", "val_interval", "batch_size", "patches_per_volume", "width"),
         Rule("a whole number, 1 or more", _whole(1)),
     ),
-    "lr": Rule("a number above 0", _number(0, inclusive=False)),
+    **dict.fromkeys(("lr", "head_lr", "std"), Rule("a number above 0", _number(0, inclusive=False))),
     "momentum": Rule("a number from 0 to below 1", _number(0, 1)),
     "spacing": Rule("three numbers above 0, in mm", _numbers(3, _number(0, inclusive=False))),
     "hu_window": Rule("two numbers, the lower first, in HU", _is_window),
+    "channels": Rule("1 (grey) or 3 (RGB)", lambda value: _is_whole(value) and value in (1, 3)),
+    "image_size": Rule("two whole numbers, 32 or more: rows and columns in pixels", _numbers(2, _whole(32))),
+    "crop_scale": Rule(
+        "a share of the image's sides, above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1
+    ),
+    "mean": Rule("a number", _is_number),
+    "validation": Rule("a share of the training images, from 0 to below 1", _number(0, 1)),
     "overlap": Rule("a number from 0 to below 1", _number(0, 1)),
     "meta": Rule("a number of cases, a share between 0 and 1, 'training' or null", _is_meta),
     "seed": Rule("a whole number, 0 … 2³² − 1", lambda value: _whole(0)(value) and value < 2**32),
 }
-CHOICES: Mapping[str, tuple[str, ...]] = {"dataset_kind": tuple(READERS), "check": LEVELS}
+CHOICES: Mapping[str, tuple[str, ...]] = {"dataset_kind": (*READERS, *IMAGE_READERS), "check": LEVELS}
 
 
 def _patch_faults(value: Any) -> Iterator[str]:  # noqa: ANN401
@@ -146,7 +157,16 @@ def _are_labels(values: Any) -> bool:  # noqa: ANN401
     return isinstance(values, (list, tuple)) and all(map(_whole(1), values)) and 0 < len(values) == len(set(values))
 
 
-def _rate_faults(lr: Any, bounds: Any) -> Iterator[str]:  # noqa: ANN401
-    """The learned rates start at `lr`."""
+def _class_faults(classes: Any, kind: Any) -> Iterator[str]:  # noqa: ANN401
+    """A label is a place among the classes, so that another order would call them by each other's names."""
+    if kind in IMAGE_READERS and (
+        not isinstance(classes, (list, tuple)) or tuple(classes) != IMAGE_READERS[kind].classes
+    ):
+        known = list(IMAGE_READERS[kind].classes)
+        yield f"classes is {classes!r}; expected {known} in this order, the classes of dataset_kind {kind!r}."
+
+
+def _rate_faults(name: str, lr: Any, bounds: Any) -> Iterator[str]:  # noqa: ANN401
+    """The learned rates start at `lr`, that of the head at `head_lr`."""
     if _is_number(lr) and lr > 0 and _is_window(bounds) and not bounds[0] <= lr <= bounds[1]:
-        yield f"lr is {lr!r}, outside of bounds {list(bounds)}; learned rates start at lr, so set it inside them."
+        yield f"{name} is {lr!r}, outside of bounds {list(bounds)}; learned rates start at {name}, so set it inside them."

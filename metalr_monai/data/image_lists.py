@@ -15,17 +15,19 @@ from .image_files import ImageList, Misplaced
 
 @dataclass(frozen=True)
 class Reader:
-    """How one data set is read, a picture of its folder in words for error messages, and what it may be told."""
+    """How one data set is read, its classes in the order of their labels, a picture of its folder in words for error
+    messages, and what it may be told."""
 
     read: Callable[..., ImageList]
+    classes: tuple[str, ...]
     layout: str
     options: tuple[str, ...] = ()
 
 
 IMAGE_READERS: dict[str, Reader] = {
-    "pocus": Reader(pocus.pocus, pocus.LAYOUT),
-    "busi": Reader(busi.busi, busi.LAYOUT),
-    "chest_xray": Reader(chest_xray.chest_xray, chest_xray.LAYOUT, ("one_numbering",)),
+    "pocus": Reader(pocus.pocus, pocus.CLASSES, pocus.LAYOUT),
+    "busi": Reader(busi.busi, busi.CLASSES, busi.LAYOUT),
+    "chest_xray": Reader(chest_xray.chest_xray, chest_xray.CLASSES, chest_xray.LAYOUT, ("one_numbering",)),
 }
 
 

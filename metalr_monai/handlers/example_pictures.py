@@ -91,7 +91,7 @@ class ExamplePictures:
         engine.add_event_handler(Events.COMPLETED, self._draw)
 
     def _start(self, engine: Engine) -> None:
-        check_layer(_network_of(engine), self._layer)
+        check_layer(network_of(engine), self._layer)
         self._kept = defaultdict(list)
 
     def _collect(self, engine: Engine) -> None:
@@ -105,7 +105,7 @@ class ExamplePictures:
                 del kept[self._count :]
 
     def _draw(self, engine: Engine) -> None:
-        network = _network_of(engine)
+        network = network_of(engine)
         self._folder.mkdir(parents=True, exist_ok=True)
         drawn = set()
         try:
@@ -128,7 +128,8 @@ class ExamplePictures:
                 yield f"{label}_{name}_{'right' if right else 'wrong'}_{i}.png", example
 
 
-def _network_of(engine: Engine) -> nn.Module:
+def network_of(engine: Engine) -> nn.Module:
+    """Raises EngineError if the engine has no network."""
     network = getattr(engine, "network", None)
     if not isinstance(network, nn.Module):
         raise EngineError(f"{type(engine).__name__} has no network; expected a SupervisedEvaluator.")
@@ -143,9 +144,24 @@ def draw_example(example: Example, map_: Tensor | None, classes: Sequence[str], 
         map_: in [0, 1], shape (H, W); None for the image alone.
         classes: names.
     """
+    case, predicted = example.prediction, classes[example.prediction.predicted]
+    text = f"true {classes[case.label]}, predicted {predicted} ({example.confidence:.2f})"
+    draw_map(example.image, map_, case.case, text, path, color="black" if example.right else WRONG)
+
+
+def draw_map(
+    image: Tensor, map_: Tensor | None, title: str, text: str, path: str | Path, *, color: str = "black"
+) -> None:
+    """Draw an image and the same under its activation map into a PNG file, a title above and a text below them.
+
+    Args:
+        image: shape (C, H, W); the mean of its channels is drawn.
+        map_: in [0, 1], shape (H, W); None for the image alone.
+        color: of the text.
+    """
     from matplotlib.figure import Figure  # the base install has no matplotlib
 
-    picture = example.image.float().mean(0).numpy()
+    picture = image.float().mean(0).numpy()
     low, high = np.percentile(picture, (0.5, 99.5))
     figure = Figure(figsize=(3.8, 2.6), layout="constrained")
     all_axes = figure.subplots(1, 1 if map_ is None else 2, squeeze=False)[0]
@@ -154,14 +170,7 @@ def draw_example(example: Example, map_: Tensor | None, classes: Sequence[str], 
         axes.set_axis_off()
     if map_ is not None:
         all_axes[1].imshow(map_.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.6 * map_.numpy())
-    case, predicted = example.prediction, classes[example.prediction.predicted]
-    figure.suptitle(case.case, fontsize=10, parse_math=False, wrap=True)
-    figure.supxlabel(
-        f"true {classes[case.label]}, predicted {predicted} ({example.confidence:.2f})",
-        fontsize=9,
-        color="black" if example.right else WRONG,
-        parse_math=False,
-        wrap=True,
-    )
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
+    figure.supxlabel(text, fontsize=9, color=color, parse_math=False, wrap=True)
     with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

@@ -184,7 +184,7 @@ class MetaLRHandler:
             logger.info("Meta batch: the next training batch (one pass).")
         elif self.split is not None:
             held = self.split["meta"]
-            logger.info("Meta set: %d cases held out of %d: %s", len(held), _total(self.split), ", ".join(held))
+            logger.info("Meta set: %d cases held out of %d: %s", len(held), _total(self.split), first_few(held))
         else:
             logger.info("Meta batch: %s.", "a meta loader" if isinstance(self._meta, DataLoader) else "training data")
 

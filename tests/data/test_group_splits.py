@@ -238,7 +238,7 @@ def test_items_without_groups_twice_or_none_are_refused():
 
 def test_a_folder_comes_split_with_its_split_file(tmp_path):
     busi_folder(tmp_path / "busi", (8, 8, 8))
-    parts = split_image_list("busi", tmp_path / "busi", "fold 1 of 3", 0, tmp_path / "run", meta=0.25)
+    parts = split_image_list("busi", tmp_path / "busi", "fold 1 of 3", 0, tmp_path / "run", validation=0.25)
     split = read_split(tmp_path / "run/split.json")
     assert {part: [item["case_id"] for item in parts[part]] for part in PARTS} == split
     assert len(parts["meta"]) >= 3

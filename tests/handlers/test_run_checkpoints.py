@@ -20,9 +20,9 @@ class Killed(Exception):
     pass
 
 
-def run(folder, epochs, die_at=None, settings=None, resume=True, **options):
-    metalr = MetaLRHandler(**options)
-    trainer = make_trainer([metalr, EpochSeed(3)], epochs=epochs, num_workers=2)
+def run(folder, epochs, die_at=None, settings=None, resume=True, num_workers=0):
+    metalr = MetaLRHandler()
+    trainer = make_trainer([metalr, EpochSeed(3)], epochs=epochs, num_workers=num_workers)
     objects = {"network": trainer.network, "optimizer": trainer.optimizer, "metalr": metalr}
     start = latest_checkpoint(folder, settings) if resume else None
     RunCheckpoints(folder, {**objects, "nothing": None}, start, settings=settings).attach(trainer)
@@ -39,11 +39,11 @@ def run(folder, epochs, die_at=None, settings=None, resume=True, **options):
 
 
 def test_a_run_that_died_amid_an_epoch_ends_as_if_it_had_not(tmp_path):
-    straight, straight_metalr = run(tmp_path / "straight", 4)
+    straight, straight_metalr = run(tmp_path / "straight", 4, num_workers=2)
     with pytest.raises(Killed):
-        run(tmp_path / "broken", 4, die_at=13)
+        run(tmp_path / "broken", 4, die_at=13, num_workers=2)
     assert latest_checkpoint(tmp_path / "broken").endswith("resume_checkpoint_2.pt")
-    resumed, metalr = run(tmp_path / "broken", 4)
+    resumed, metalr = run(tmp_path / "broken", 4, num_workers=2)
     for ours, theirs in zip(resumed.network.state_dict().values(), straight.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
     assert metalr.tuner.lrs == straight_metalr.tuner.lrs
