@@ -106,7 +106,8 @@ RULES: Mapping[str, Rule] = {
     "spacing": Rule("three numbers above 0, in mm", _numbers(3, _number(0, inclusive=False))),
     "hu_window": Rule("two numbers, the lower first, in HU", _is_window),
     "channels": Rule("1 (grey) or 3 (RGB)", lambda value: _is_whole(value) and value in (1, 3)),
-    "image_size": Rule("two whole numbers, 32 or more: rows and columns in pixels", _numbers(2, _whole(32))),
+    # of 32 pixels one would be left, and a last batch of one image would have nothing for batch norm
+    "image_size": Rule("two whole numbers above 32: rows and columns in pixels", _numbers(2, _whole(33))),
     "crop_scale": Rule(
         "a share of the image's sides, above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1
     ),
@@ -159,14 +160,14 @@ def _are_labels(values: Any) -> bool:  # noqa: ANN401
 
 def _class_faults(classes: Any, kind: Any) -> Iterator[str]:  # noqa: ANN401
     """A label is a place among the classes, so that another order would call them by each other's names."""
-    if kind in IMAGE_READERS and (
-        not isinstance(classes, (list, tuple)) or tuple(classes) != IMAGE_READERS[kind].classes
-    ):
-        known = list(IMAGE_READERS[kind].classes)
+    reader = IMAGE_READERS.get(str(kind))
+    if reader is not None and (not isinstance(classes, (list, tuple)) or tuple(classes) != reader.classes):
+        known = list(reader.classes)
         yield f"classes is {classes!r}; expected {known} in this order, the classes of dataset_kind {kind!r}."
 
 
 def _rate_faults(name: str, lr: Any, bounds: Any) -> Iterator[str]:  # noqa: ANN401
     """The learned rates start at `lr`, that of the head at `head_lr`."""
     if _is_number(lr) and lr > 0 and _is_window(bounds) and not bounds[0] <= lr <= bounds[1]:
-        yield f"{name} is {lr!r}, outside of bounds {list(bounds)}; learned rates start at {name}, so set it inside them."
+        limits = list(bounds)
+        yield f"{name} is {lr!r}, outside of bounds {limits}; learned rates start at {name}, so set it inside them."

@@ -28,7 +28,11 @@ SMALL = (16, 16, 16)
 def run(*words, cwd=None):
     """The real command line, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "metalr_monai", *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False
+        [sys.executable, "-m", "metalr_monai", *map(str, words)],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=cwd,
+        check=False,
     )
 
 
@@ -174,6 +178,26 @@ def test_phantoms_writes_scans_that_check_data_finds_faultless(cli, tmp_path):
     assert (code, json.loads(out)["ok"], json.loads(out)["voxels_read"]) == (0, True, True)
 
 
+@pytest.mark.parametrize(("kind", "images"), [("pocus", 3 * 1 * 12), ("busi", 3 * 1)])  # classes × videos × frames
+def test_phantoms_writes_pictures_that_check_data_finds_faultless(cli, tmp_path, kind, images):
+    code, out, err = cli("phantoms", kind, tmp_path / "new", "--count", 1, "--seed", 3, "--json")
+    found = json.loads(out)
+    assert (code, found["count"], found["seed"], len(found["images"])) == (0, images, 3, images)
+    assert "phase" not in found
+    assert "Phantoms: 100%" in err
+    assert all(Path(image).is_file() for image in found["images"])
+    code, out, _ = cli("check-data", kind, tmp_path / "new", "--json")
+    assert (code, json.loads(out)["cases"]) == (0, images)
+
+
+@pytest.mark.parametrize("kind", ["pocus", "busi"])
+def test_phantoms_of_ultrasound_have_no_contrast_medium(cli, tmp_path, kind):
+    code, _, err = cli("phantoms", kind, tmp_path / "new", "--phase", "venous")
+    assert code == 2
+    assert f"--phase is 'venous', for the contrast medium of lits; phantoms of kind {kind} have none" in err
+    assert not (tmp_path / "new").exists()
+
+
 def test_phantoms_leaves_a_folder_that_is_not_empty_alone(cli, scans):
     before = sorted(scans.iterdir())
     code, out, err = cli("phantoms", "lits", scans, "--count", 1)
@@ -185,7 +209,7 @@ def test_phantoms_leaves_a_folder_that_is_not_empty_alone(cli, scans):
 def test_phantoms_of_an_unknown_kind_names_the_known_ones(cli, tmp_path):
     code, _, err = cli("phantoms", "litz", tmp_path / "new")
     assert code == 2
-    assert "known: lits. Did you mean lits?" in err
+    assert "known: lits, pocus, busi. Did you mean lits?" in err
     assert not (tmp_path / "new").exists()
 
 
@@ -401,4 +425,4 @@ def test_an_unexpected_failure_is_raised_as_it_is(cli, tmp_path, monkeypatch):
 def test_every_kind_of_phantom_is_in_the_help():
     assert all(kind in (verbs.phantoms.__doc__ or "") for kind in verbs.PHANTOMS)
     with pytest.raises(OptionError, match="known: lits"):
-        verbs.phantoms("busi", "unused")
+        verbs.phantoms("chest_xray", "unused")

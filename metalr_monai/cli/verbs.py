@@ -25,6 +25,7 @@ from .. import (
 )
 from ..data.ct_lists import READERS
 from ..data.image_lists import IMAGE_READERS
+from ..data.prepare_images import PHANTOM_WRITERS
 from ..errors import MetaLRError, OptionError, first_few, near_misses
 from ..handlers import run_facts
 
@@ -59,21 +60,28 @@ def inspect_checkpoint(checkpoint: str) -> Answer:
     return Answer(found.to_dict(), str(found))
 
 
-def phantoms(kind: str, folder: str, *, count: int = 131, seed: int = 0, phase: str = "mixed") -> Answer:
-    """Write generated, labelled scans into a new folder.
+def phantoms(kind: str, folder: str, *, count: int | None = None, seed: int = 0, phase: str | None = None) -> Answer:
+    """Write generated, labelled images into a new folder.
 
-    KIND: lits, abdominal CT with liver and tumours.
-    --count: number of scans, 131 unless told otherwise.
-    --seed: the series of scans, 0 unless told otherwise.
-    --phase: contrast medium, plain (none), venous or mixed, which it is unless told otherwise.
+    KIND: lits, abdominal CT with liver and tumours; pocus, frames of lung ultrasound; busi, breast ultrasound.
+    --count: lits: scans, 131 unless told otherwise; pocus: videos a class (40); busi: images a class (100).
+    --seed: the series of images, 0 unless told otherwise.
+    --phase: lits alone: contrast medium, plain (none), venous or mixed, which it is unless told otherwise.
     """
     if kind not in PHANTOMS:
         raise OptionError(
             f"There are no phantoms of kind {kind!r}; known: {', '.join(PHANTOMS)}.{near_misses(kind, PHANTOMS)}"
         )
-    volumes = [str(path) for path in PHANTOMS[kind](folder, count, seed=seed, phase=phase)]
-    data = {"kind": kind, "folder": folder, "count": len(volumes), "seed": seed, "phase": phase, "volumes": volumes}
-    return Answer(data, f"{len(volumes)} phantoms of kind {kind} in {folder}")
+    if phase is not None and kind != "lits":
+        raise OptionError(f"--phase is {phase!r}, for the contrast medium of lits; phantoms of kind {kind} have none.")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise OptionError(f"count is {count!r}; expected how many phantoms to write, a whole number, 1 or more.")
+    given = {"phase": phase} if phase is not None else {}
+    written = PHANTOMS[kind](folder, *([] if count is None else [count]), seed=seed, **given)
+    files = [str(path) for path in written]
+    about = {"kind": kind, "folder": folder, "count": len(files), "seed": seed}
+    what = "volumes" if kind == "lits" else "images"
+    return Answer({**about, **given, what: files}, f"{len(files)} phantoms of kind {kind} in {folder}")
 
 
 def check_data(kind: str, folder: str, *, voxels: bool = False, labels: Sequence[int] | None = None) -> Answer:
@@ -109,7 +117,7 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     """Run a trained bundle on a folder of images.
 
     BUNDLE: folder of the bundle, with configs/inference.json and models/model.pt.
-    INPUT: folder of the images; those of CT may be NIfTI files, or DICOM series in it or below it.
+    INPUT: folder of the images, NIfTI files or DICOM series of CT, or pictures to classify, in it or below it.
     OUTPUT: folder for the results; is made if it is missing.
     """
     root, images, results = (Path(path).expanduser().absolute() for path in (bundle, input, output))
@@ -133,7 +141,7 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     return Answer(data, f"{len(written)} file(s) in {results}: {first_few([Path(path).name for path in written])}")
 
 
-PHANTOMS: dict[str, Callable[..., list[Path]]] = {"lits": write_lits_phantoms}
+PHANTOMS: dict[str, Callable[..., list[Path]]] = {"lits": write_lits_phantoms, **PHANTOM_WRITERS}
 
 VERBS: dict[str, Verb] = {
     "info": info,

@@ -26,6 +26,9 @@ class AlwaysBatchStatisticsNorm3d(nn.BatchNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, shape (B, C, H, W, D), each channel over (B, H, W, D)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript cannot read the inner condition
+            if torch.onnx.is_in_onnx_export():
+                return self._spelled_out(input)
         momentum = self.momentum
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -41,6 +44,13 @@ class AlwaysBatchStatisticsNorm3d(nn.BatchNorm3d):
             momentum=momentum or 0.0,
             eps=self.eps,
         )
+
+    @torch.jit.unused
+    def _spelled_out(self, input: Tensor) -> Tensor:
+        """The same by its formula: the ONNX exporter would put the running statistics in place of the batch's."""
+        variance, mean = torch.var_mean(input, dim=(0, 2, 3, 4), correction=0, keepdim=True)
+        weight, bias = (tensor.view(1, -1, 1, 1, 1) for tensor in (self.weight, self.bias))
+        return (input - mean) * torch.rsqrt(variance + self.eps) * weight + bias
 
 
 _NORMS: Final[dict[str, type[nn.BatchNorm3d]]] = {"always": AlwaysBatchStatisticsNorm3d, "standard": nn.BatchNorm3d}

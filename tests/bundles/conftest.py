@@ -1,26 +1,19 @@
-"""Data and one trained bundle for all tests of the bundles."""
+"""Data and one trained bundle of each kind for all tests of the bundles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lesion_2d_bundle import LESION
+from lesion_2d_bundle import TRAINING as LESION_TRAINING
 from liver_ct_bundle import GRID, TRAINING, call, command, run, weights
 
 from metalr_monai import write_lits_phantoms
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    """The networks are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from metalr_monai.data.lung_ultrasound_phantom import write_pocus_phantoms
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +43,18 @@ def balanced(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
     state["out_tr.final_conv.bias"] -= torch.logit(middle).float()
     torch.save(state, folder / "model.pt")
     return folder / "model.pt"
+
+
+@pytest.fixture(scope="session")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lung ultrasound: 5 videos a class, 2 frames of each."""
+    folder = tmp_path_factory.mktemp("frames") / "pocus"
+    write_pocus_phantoms(folder, 5, 2, size=32, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_classifier(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("classifier")
+    call(LESION.command("train.json", root=root, dataset_dir=frames, **LESION_TRAINING))
+    return root

@@ -67,7 +67,7 @@ def scans(data: Path, tmp_path: Path) -> Path:
         ({"rule": "proportinal"}, "Did you mean proportional?"),
         (
             {"dataset_kind": "lit"},
-            "dataset_kind is 'lit'; expected one of lits, msd, nnunet, pairs. Did you mean lits?",
+            "dataset_kind is 'lit'; expected one of lits, msd, nnunet, pairs, pocus, busi, chest_xray. Did you mean lits?",
         ),
         ({"check": "voxel"}, "check is 'voxel'; expected one of voxels, headers, none. Did you mean voxels?"),
         ({"regions": {"liver": [0, 1]}}, "regions: 'liver' has the values [0, 1]"),
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_to_go_on_from(trained: Path, dat
     before = {path: path.read_bytes() for path in (checkpoint, tmp_path / "models/model.pt")}
     largest = checkpoint.stat().st_size - 1000
     arguments = with_small_files(command("train.json", root=tmp_path, dataset_dir=data, **TRAINING), largest)
-    done = subprocess.run(arguments, env=one_thread(), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(arguments, env=one_thread(), capture_output=True, encoding="utf-8", timeout=300, check=False)
     assert done.returncode != 0
     assert "File too large: " in done.stderr and "resume_checkpoint_2.pt" in done.stderr
     assert json.loads((folder / "run_report.json").read_text(encoding="utf-8"))["status"] == "failed"

@@ -101,7 +101,7 @@ def exported(exporter: Callable[..., None], trained: Path, file: Path, **options
 
 
 def trained_network(trained: Path) -> GenesisUNet3D:
-    network = GenesisUNet3D(width=4, batch_statistics="standard").eval()
+    network = GenesisUNet3D(width=4, batch_statistics="always").eval()
     network.load_state_dict(weights(trained))
     return network
 

@@ -145,3 +145,16 @@ def test_schemes_train_what_they_say(scheme: str, data: Path, tmp_path: Path) ->
     assert report["metalr"] is None
     assert report["status"] == "completed"
     assert not (tmp_path / "runs/train/rates.csv").exists()
+
+
+def test_tumours_and_soft_dice_are_a_key_each(data: Path, tmp_path: Path) -> None:
+    regions = {"liver": [1, 2], "tumour": [2]}
+    keys = {**TRAINING, "epochs": 1, "regions": regions, "loss#_target_": "DiceLoss", "meta": "training"}
+    run("train.json", root=tmp_path, dataset_dir=str(data), **keys)
+    found = rows(tmp_path / "runs/train/metrics.csv")
+    assert {row["class"] for row in found} == set(regions)
+    assert weights(tmp_path)["out_tr.final_conv.bias"].shape == (2,)
+    report = json.loads((tmp_path / "runs/train/run_report.json").read_text(encoding="utf-8"))
+    assert (
+        report["epochs"][0]["train_loss"] < 1
+    )  # soft Dice has no more; with cross-entropy an untrained network is above

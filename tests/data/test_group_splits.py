@@ -241,7 +241,7 @@ def test_a_folder_comes_split_with_its_split_file(tmp_path):
     parts = split_image_list("busi", tmp_path / "busi", "fold 1 of 3", 0, tmp_path / "run", validation=0.25)
     split = read_split(tmp_path / "run/split.json")
     assert {part: [item["case_id"] for item in parts[part]] for part in PARTS} == split
-    assert len(parts["meta"]) >= 3
+    assert len(parts["validation"]) >= 3
     again = split_image_list("busi", tmp_path / "busi", str(tmp_path / "run/split.json"), 0, tmp_path / "again")
     assert again == parts
 

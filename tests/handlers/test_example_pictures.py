@@ -23,15 +23,6 @@ matplotlib_image = pytest.importorskip("matplotlib.image", reason="needs the ext
 CLASSES = ["benign", "malig/nant"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other cost minutes on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Corners(nn.Module):
     """Logits from two feature maps: the mean of the left half, and that of the right one."""
 

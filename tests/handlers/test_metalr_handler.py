@@ -97,8 +97,15 @@ def test_a_hold_out_is_disjoint_from_training_and_logged_by_case_name(caplog):
     assert len(meta) == 4 and not train & meta and train | meta == {f"case_{i:02d}" for i in range(10)}
     assert set(batches.cases) == train and len(batches.cases) == 3 * 6
     assert {case for batch in drawn[1::2] for case in batch} == meta  # each training batch is followed by a meta batch
-    assert f"4 cases held out of 10: {', '.join(handler.split['meta'])}" in caplog.text
+    assert f"4 cases held out of 10: {', '.join(handler.split['meta'])}\n" in caplog.text
     assert MetaLRHandler(meta=4, seed=3) and _split_of(seed=3) == handler.split != _split_of(seed=4)
+
+
+def test_the_log_names_the_first_few_cases_of_a_hold_out(caplog):
+    caplog.set_level(logging.INFO)
+    handler = MetaLRHandler(meta=7, meta_batch_size=2)
+    make_trainer([handler], epochs=1).run()
+    assert f"7 cases held out of 10: {', '.join(handler.split['meta'][:5])} and 2 more\n" in caplog.text
 
 
 def _split_of(seed):

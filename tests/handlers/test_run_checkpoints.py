@@ -133,7 +133,7 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_last_whole_one(kind, 
         torch.save({"old": torch.zeros(1)}, tmp_path / file)
     target = tmp_path / file if kind == "model" else tmp_path
     arguments = [sys.executable, "-c", DISK_FULL_IN_EPOCH_2, kind, str(target)]
-    done = subprocess.run(arguments, capture_output=True, text=True)
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "File too large" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == [file]
     assert set(torch.load(tmp_path / file, weights_only=True)) >= {"old" if kind == "model" else "network"}

@@ -522,7 +522,7 @@ for module in ("jinja2", "matplotlib"):
     make_trainer([RunReport({str(tmp_path)!r} + "/" + module)], epochs=1).run()
     del sys.modules[module]
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
     hints = [line for line in done.stdout.splitlines() if "pip install metalr_monai[report]" in line]
     assert [hint.split(":")[1].split()[0] for hint in hints] == ["jinja2", "matplotlib"]
     for module in ("jinja2", "matplotlib"):
