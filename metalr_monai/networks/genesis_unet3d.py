@@ -26,7 +26,8 @@ class AlwaysBatchStatisticsNorm3d(nn.BatchNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, shape (B, C, H, W, D), each channel over (B, H, W, D)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript cannot read the inner condition
+        # Nested, since TorchScript cannot read the inner condition
+        if not torch.jit.is_scripting():  # noqa: SIM102  # type: ignore[attr-defined]
             if torch.onnx.is_in_onnx_export():
                 return self._spelled_out(input)
         momentum = self.momentum

@@ -67,7 +67,7 @@ def scans(data: Path, tmp_path: Path) -> Path:
         ({"rule": "proportinal"}, "Did you mean proportional?"),
         (
             {"dataset_kind": "lit"},
-            "dataset_kind is 'lit'; expected one of lits, msd, nnunet, pairs, pocus, busi, chest_xray. Did you mean lits?",
+            "dataset_kind is 'lit'; expected one of lits, msd, nnunet, pairs, pocus, busi, chest_xray. Did you mean",
         ),
         ({"check": "voxel"}, "check is 'voxel'; expected one of voxels, headers, none. Did you mean voxels?"),
         ({"regions": {"liver": [0, 1]}}, "regions: 'liver' has the values [0, 1]"),
