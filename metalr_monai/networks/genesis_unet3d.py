@@ -27,7 +27,7 @@ class AlwaysBatchStatisticsNorm3d(nn.BatchNorm3d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, shape (B, C, H, W, D), each channel over (B, H, W, D)."""
         # Nested, since TorchScript cannot read the inner condition
-        if not torch.jit.is_scripting():  # noqa: SIM102  # type: ignore[attr-defined]
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102
             if torch.onnx.is_in_onnx_export():
                 return self._spelled_out(input)
         momentum = self.momentum
