@@ -25,14 +25,13 @@ from tqdm import tqdm
 
 from ..errors import OptionError
 from ..files import atomic_path
+from .phantom_arguments import check_int, empty_folder
 from .ultrasound_image import (
     GreyMap,
     Speckle,
     Waves,
     bell,
-    check_int,
     decibels,
-    empty_folder,
     smooth_step,
     target_levels,
     time_gain,

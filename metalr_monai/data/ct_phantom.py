@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from ..errors import OptionError
 from ..files import atomic_path
+from .phantom_arguments import empty_folder
 
 Array = NDArray[Any]
 Generator = np.random.Generator
@@ -82,7 +83,7 @@ def write_lits_phantoms(
     if not _is_int(count) or count < 1:
         raise OptionError(f"count is {count!r}; expected the number of phantoms to write, an int of 1 or more.")
     _check(size, seed, 0, phase)
-    folder = _empty_folder(Path(folder))
+    folder = empty_folder(folder)
     paths = []
     for number in tqdm(range(count), desc="Phantoms", unit="scan", disable=not progress):
         case = phantom(size, seed, number, phase)
@@ -132,18 +133,6 @@ def _check(size: Sequence[int], seed: int, number: int, phase: str) -> None:
             raise OptionError(f"{name} is {value!r}; expected an int of 0 or more.")
     if phase not in PLAIN_SHARE:
         raise OptionError(f"phase is {phase!r}; expected one of {', '.join(PLAIN_SHARE)}.")
-
-
-def _empty_folder(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder} is a file; phantoms are written into a folder of their own. Name a new folder.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OptionError(
-            f"The folder {folder} is not empty, and phantoms would mix with what it holds. Name a new folder, or empty "
-            f"this one first."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _write(path: Path, array: Array, affine: Array) -> Path:

@@ -5,16 +5,11 @@ Amplitudes are relative to a strong reflector (1); decibels are 20·log10 of the
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
-
-from ..errors import OptionError
 
 Array = NDArray[Any]
 Generator = np.random.Generator
@@ -153,24 +148,3 @@ def smooth_step(distance: Array, width: float) -> Array:
     """1 where `distance` is well below 0, 0 where it is well above, in between over about `width`."""
     step: Array = 0.5 - 0.5 * np.tanh(distance / width)
     return step
-
-
-def check_int(name: str, value: object, least: int, meaning: str) -> None:
-    """Raises OptionError unless `value` is an int of `least` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(f"{name} is {value!r}; expected {meaning}, an int of {least} or more.")
-
-
-def empty_folder(folder: str | os.PathLike[str], parts: Sequence[str]) -> Path:
-    """The folder, made with its subfolders `parts`. Raises OptionError if it holds anything."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder} is a file; phantoms are written into a folder of their own. Name a new folder.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OptionError(
-            f"The folder {folder} is not empty, and phantoms would mix with what it holds. Name a new folder, or empty "
-            f"this one first."
-        )
-    for part in parts:
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return folder

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 
-from ..errors import OptionError, near_misses
 from ..evaluation.classification import metric_names, read_class_names, read_predictions
 from ..evaluation.predictions import CasePrediction, score_predictions, write_predictions
-from .cases import identify, on_all_ranks, outputs
-
-logger = logging.getLogger(__name__)
+from .case_scores import CaseScores
 
 
-class ClassificationScores:
+class ClassificationScores(CaseScores):
     """Scores of a `SupervisedEvaluator` that classifies, in `engine.state.metrics`.
 
     As `key_val_metric` under one of its `metric_names` it goes before all handlers, so that MONAI's comparison with the
@@ -61,55 +54,25 @@ class ClassificationScores:
         >>> #                     key_val_metric={"accuracy": scores})
     """
 
+    _whole_cases = ""
+    _undefined = "a class has no cases, or was never predicted"
+
     def __init__(self, classes: Sequence[str], output_dir: str | Path | None = None) -> None:
+        super().__init__(output_dir)
         self._classes = read_class_names(classes)
-        self._folder = None if output_dir is None else Path(output_dir)
-        self._by_case: dict[str, tuple[str, dict[str, Any]]] = {}
         self.predictions: list[CasePrediction] = []
         self.metric_names = metric_names(self._classes)
 
-    def attach(self, engine: Engine, name: str | None = None) -> None:
-        """Register with the evaluator; `name` is the key under which it is given as a metric."""
-        if name is not None and name not in self.metric_names:
-            raise OptionError(
-                f"ClassificationScores is given as the metric {name!r}; it has {', '.join(self.metric_names)}."
-                f"{near_misses(name, self.metric_names)}"
-            )
-        if engine.has_event_handler(self._collect, Events.ITERATION_COMPLETED):
-            return  # given once more, under another of its names
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+    def _score(self, item: Any, result: Mapping[str, Any], case: str) -> dict[str, Any]:  # noqa: ANN401
+        group = str(item.get("group", "")) if isinstance(item, Mapping) else ""
+        return dataclasses.asdict(read_case(result["pred"], result["label"], self._classes, case=case, group=group))
 
-    def _start(self) -> None:
-        self._by_case = {}
-
-    def _collect(self, engine: Engine) -> None:
-        for item, result in outputs(engine, "pred", "label"):
-            identity, case = identify(item)
-            if identity in self._by_case:
-                raise OptionError(
-                    f"Two items are the case {identity}; expected whole cases, each once. Give every item a case_id "
-                    f"of its own."
-                )
-            group = str(item.get("group", "")) if isinstance(item, Mapping) else ""
-            prediction = read_case(result["pred"], result["label"], self._classes, case=case, group=group)
-            self._by_case[identity] = case, dataclasses.asdict(prediction)
-
-    def _finish(self, engine: Engine) -> None:
-        found = on_all_ranks(self._by_case)
+    def _combine(self, found: Mapping[str, Any]) -> dict[str, float]:
         self.predictions = [CasePrediction(**{**content, "case": name}) for name, content in found.items()]
-        metrics = score_predictions(self.predictions, self._classes).metrics
-        engine.state.metrics.update(metrics)
-        if idist.get_rank() != 0:
-            return
-        undefined = [name for name, value in metrics.items() if math.isnan(value)]
-        if undefined:
-            logger.warning(
-                "No case defines %s (NaN): a class has no cases, or was never predicted.", ", ".join(undefined)
-            )
-        if self._folder is not None:
-            write_predictions(self.predictions, self._classes, self._folder)
+        return score_predictions(self.predictions, self._classes).metrics
+
+    def _write(self, folder: Path) -> None:
+        write_predictions(self.predictions, self._classes, folder)
 
 
 def read_case(

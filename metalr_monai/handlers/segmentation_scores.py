@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from ..errors import OptionError, near_misses
+from ..errors import OptionError
 from ..evaluation.scores import summarize, write_scores
 from ..evaluation.segmentation import ClassScore, read_classes, score_case, score_names
-from .cases import identify, on_all_ranks, outputs
-
-logger = logging.getLogger(__name__)
+from .case_scores import CaseScores
 
 
-class SegmentationScores:
+class SegmentationScores(CaseScores):
     """Per-case scores of a `SupervisedEvaluator`, and their means in `engine.state.metrics`.
 
     As `key_val_metric` under one of its `metric_names` it goes before all handlers, so that MONAI's comparison with the
@@ -59,6 +54,9 @@ class SegmentationScores:
         >>> # SupervisedEvaluator(..., key_val_metric={"liver_dice": scores})
     """
 
+    _whole_cases = ", and evaluate volumes, not patches"
+    _undefined = "a mask that it needs is empty in all cases"
+
     def __init__(
         self,
         classes: Mapping[str, int | Sequence[int]],
@@ -66,68 +64,36 @@ class SegmentationScores:
         surface: bool = False,
         tolerance_mm: float = 2.0,
     ) -> None:
+        super().__init__(output_dir)
         if not tolerance_mm >= 0 or math.isinf(tolerance_mm):
             raise OptionError(f"tolerance_mm is {tolerance_mm!r}; expected a distance in mm, 0 or more.")
         self._classes = read_classes(classes)
-        self._folder = None if output_dir is None else Path(output_dir)
         self._surface, self._tolerance_mm = surface, tolerance_mm
-        self._by_case: dict[str, tuple[str, list[dict[str, Any]]]] = {}
         self.scores: list[ClassScore] = []
         self.metric_names = tuple(f"{c}_{s}" for c in self._classes for s in score_names(surface))
 
-    def attach(self, engine: Engine, name: str | None = None) -> None:
-        """Register with the evaluator; `name` is the key under which it is given as a metric."""
-        if name is not None and name not in self.metric_names:
-            raise OptionError(
-                f"SegmentationScores is given as the metric {name!r}; it has {', '.join(self.metric_names)}."
-                f"{near_misses(name, self.metric_names)}"
-            )
-        if engine.has_event_handler(self._collect, Events.ITERATION_COMPLETED):
-            return  # given once more, under another of its names
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+    def _score(self, item: Any, result: Mapping[str, Any], case: str) -> list[dict[str, Any]]:  # noqa: ANN401
+        scores = score_case(
+            result["pred"],
+            result["label"],
+            self._classes,
+            case=case,
+            surface=self._surface,
+            spacing=_spacing(result["label"]) if self._surface else None,
+            tolerance_mm=self._tolerance_mm,
+        )
+        return [dataclasses.asdict(score) for score in scores]
 
-    def _start(self) -> None:
-        self._by_case = {}
-
-    def _collect(self, engine: Engine) -> None:
-        for item, result in outputs(engine, "pred", "label"):
-            identity, case = identify(item)
-            if identity in self._by_case:
-                raise OptionError(
-                    f"Two items are the case {identity}; expected whole cases, each once. Give every item a case_id "
-                    f"of its own, and evaluate volumes, not patches."
-                )
-            scores = score_case(
-                result["pred"],
-                result["label"],
-                self._classes,
-                case=case,
-                surface=self._surface,
-                spacing=_spacing(result["label"]) if self._surface else None,
-                tolerance_mm=self._tolerance_mm,
-            )
-            self._by_case[identity] = case, [dataclasses.asdict(score) for score in scores]
-
-    def _finish(self, engine: Engine) -> None:
-        found = on_all_ranks(self._by_case)
+    def _combine(self, found: Mapping[str, Any]) -> dict[str, float]:
         self.scores = [ClassScore(**{**score, "case": name}) for name, scores in found.items() for score in scores]
         summary = summarize(self.scores)
-        means = {f"{c}_{s}": summary[c][s]["mean"] for c in self._classes for s in score_names(self._surface)}
-        engine.state.metrics.update(means)
-        if idist.get_rank() != 0:
-            return
-        undefined = [name for name, mean in means.items() if math.isnan(mean)]
-        if undefined:
-            logger.warning(
-                "No case defines %s (NaN): a mask that it needs is empty in all cases.", ", ".join(undefined)
-            )
-        if self._folder is not None:
-            about: dict[str, Any] = {"classes": self._classes}
-            if self._surface:
-                about["surface_tolerance_mm"] = self._tolerance_mm
-            write_scores(self.scores, self._folder, about)
+        return {f"{c}_{s}": summary[c][s]["mean"] for c in self._classes for s in score_names(self._surface)}
+
+    def _write(self, folder: Path) -> None:
+        about: dict[str, Any] = {"classes": self._classes}
+        if self._surface:
+            about["surface_tolerance_mm"] = self._tolerance_mm
+        write_scores(self.scores, folder, about)
 
 
 def _spacing(reference: Any) -> list[float] | None:  # noqa: ANN401 - a Tensor or array
