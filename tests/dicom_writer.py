@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,9 @@ def write(image: sitk.Image, file: Path) -> None:
     writer.SetImageIO("GDCMImageIO")
     writer.KeepOriginalImageUIDOn()
     writer.SetFileName(str(file))
+    before = locale.setlocale(locale.LC_ALL)
     writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # ITK's writer may leave "C" behind: text files would be ASCII
 
 
 def hide_position(file: Path) -> None:
