@@ -26,8 +26,9 @@ class AlwaysBatchStatisticsNorm3d(nn.BatchNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, shape (B, C, H, W, D), each channel over (B, H, W, D)."""
-        if not torch.jit.is_scripting() and self._goes_to_onnx():  # type: ignore[attr-defined]
-            return self._spelled_out(input)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if torch.onnx.is_in_onnx_export():
+                return self._spelled_out(input)
         momentum = self.momentum
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -43,10 +44,6 @@ class AlwaysBatchStatisticsNorm3d(nn.BatchNorm3d):
             momentum=momentum or 0.0,
             eps=self.eps,
         )
-
-    @torch.jit.unused
-    def _goes_to_onnx(self) -> bool:
-        return torch.onnx.is_in_onnx_export()
 
     @torch.jit.unused
     def _spelled_out(self, input: Tensor) -> Tensor:
