@@ -158,3 +158,11 @@ def test_tumours_and_soft_dice_are_a_key_each(data: Path, tmp_path: Path) -> Non
     assert (
         report["epochs"][0]["train_loss"] < 1
     )  # soft Dice has no more; with cross-entropy an untrained network is above
+
+
+def test_the_size_for_two_cores_trains(data: Path, tmp_path: Path) -> None:
+    small = {"epochs": 1, "width": 4, "amp": False, "device": "cpu"}
+    run("train.json", ROOT / "configs/sizes/two_cores.json", root=tmp_path, dataset_dir=str(data), **small)
+    found = rows(tmp_path / "runs/train/rates.csv")
+    assert len(found) == 4  # 7 cases in batches of 2, none held out
+    assert len({found[-1][f"lr/{block}"] for block in BLOCKS}) == len(BLOCKS)
