@@ -19,6 +19,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import default_metric_cmp_fn
 from torch import Tensor
 
+from ..data.splits import read_split
 from ..errors import EngineError, StateError
 from ..files import atomic_path
 from .metalr import MetaLRHandler
@@ -178,12 +179,19 @@ class RunReport:
             "epochs": [self._epochs[epoch] for epoch in sorted(self._epochs)],
             "validation": [self._validation[epoch] for epoch in sorted(self._validation)],
             "metalr": None if self._metalr is None else _learned(self._metalr, self._start_rates),
-            "split": None if self._metalr is None else self._metalr.split,
+            "split": self._split(),
             "settings": self._about["settings"],
             "weights": self._about["weights"],
             "versions": versions(),
             "machine": None if trainer is None else machine(trainer.state.device),
         }
+
+    def _split(self) -> dict[str, list[str]] | None:
+        """Cases by part: of the run's split.json, if it has one, with the meta set held out of its training part."""
+        file = self._folder / "split.json"
+        parts = dict(read_split(file)) if file.exists() else {}
+        held_out = None if self._metalr is None else self._metalr.split
+        return {part: cases for part, cases in {**parts, **(held_out or {})}.items() if cases} or None
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._clock

@@ -24,7 +24,7 @@ def test_training_leaves_its_files(trained: Path) -> None:
     assert report["status"] == "completed"
     assert [entry["epoch"] for entry in report["epochs"]] == [1, 2]
     assert [entry["epoch"] for entry in report["validation"]] == [0, 1, 2]
-    assert len(report["split"]["meta"]) == 2
+    assert {part: len(cases) for part, cases in report["split"].items()} == {"train": 5, "meta": 2, "test": 1}
     assert set(weights(trained)) == set(GenesisUNet3D(width=4, batch_statistics="standard").state_dict())
 
 
