@@ -166,3 +166,5 @@ def test_the_size_for_two_cores_trains(data: Path, tmp_path: Path) -> None:
     found = rows(tmp_path / "runs/train/rates.csv")
     assert len(found) == 4  # 7 cases in batches of 2, none held out
     assert len({found[-1][f"lr/{block}"] for block in BLOCKS}) == len(BLOCKS)
+    report = json.loads((tmp_path / "runs/train/run_report.json").read_text(encoding="utf-8"))
+    assert [entry["epoch"] for entry in report["validation"]] == [0, 1]  # though val_interval is beyond the last epoch
