@@ -219,3 +219,14 @@ def test_training_takes_series_with_nifti_labels(tmp_path: Path) -> None:
     )
     assert item["image"].shape == item["label"].shape
     assert_within_a_voxel(item["image"][0].numpy() > (100 + 1000) / 2000, item["label"][0].numpy() == 1)
+
+
+def test_predict_knows_what_the_network_was_trained_with(trained: Path, data: Path, tmp_path: Path) -> None:
+    bundle, scans = tmp_path / "bundle", tmp_path / "scans"
+    bundle.mkdir()
+    (bundle / "configs").symlink_to(CONFIGS)
+    (bundle / "models").symlink_to(trained / "models")  # of another width and spacing than the bundle's defaults
+    scans.mkdir()
+    (scans / "volume-0.nii.gz").symlink_to(data / "volume-0.nii.gz")
+    answer = predict(str(bundle), str(scans), str(tmp_path / "masks"))
+    assert nib.load(answer.data["files"][0]).shape == nib.load(data / "volume-0.nii.gz").shape
