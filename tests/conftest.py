@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
 import pytest
@@ -63,3 +65,15 @@ def trained_classifier(frames: Path, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("classifier")
     call(LESION.command("train.json", root=root, dataset_dir=frames, **LESION_TRAINING))
     return root
+
+
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment of torchrun's only process; what is initialized in it is ended."""
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("this torch was built without gloo")
+    one_of_one = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    for name, value in one_of_one.items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    idist.finalize()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from bundle_runs import CONFIGS_ARE_CODE, ROOT, SCHEMA, Bundle, call, one_thread, own_error, rows, weights
+from bundle_runs import CONFIGS_ARE_CODE, ROOT, Bundle, call, one_thread, own_error, rows, weights
 
-__all__ = ["ROOT", "SCHEMA", "call", "one_thread", "own_error", "rows", "weights"]
+__all__ = ["ROOT", "call", "one_thread", "own_error", "rows", "weights"]
 
 LIVER = Bundle("liver_ct_segmentation")
 CONFIGS, METADATA = LIVER.configs, LIVER.metadata

@@ -13,11 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import DataError, first_few
-from .check_report import Kind, Problem
 from .hold_out import case_names
 from .image_files import ImageList
 from .image_report import ImageReport
 from .near_duplicates import WORKERS, Hash, near_pairs, perceptual_hash
+from .problem_report import Kind, Problem
 from .read_picture import has_alpha, open_picture, picture_array
 
 SMALL = 32  # pixels along the shorter side

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path
-from .check_report import CaseReport, Problem, Volume
+from .check_report import CaseReport, Volume
+from .problem_report import Problem
 
 VERSION = 1
 

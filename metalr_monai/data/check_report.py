@@ -5,25 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ..errors import DataError
-
-Kind = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with one file (or, where `file` is empty, with the list).
-
-    An "error" would stop training or spoil it; a "warning" is unusual and for the user to judge.
-    """
-
-    case_id: str
-    file: str
-    kind: Kind
-    message: str
+from .problem_report import Problem, ProblemReport
 
 
 @dataclass(frozen=True)
@@ -56,44 +40,20 @@ class CaseReport:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(ProblemReport):
     """All problems, those of the whole list first, and what the readable volumes are like; `str()` gives a table."""
 
-    n_cases: int
     voxels: bool
-    problems: list[Problem]
     volumes: list[Volume]
 
-    @property
-    def ok(self) -> bool:
-        """There are no errors; warnings there may be."""
-        return not self._of("error")
-
-    def raise_if_bad(self) -> None:
-        """Go on only without errors.
-
-        Raises:
-            DataError: with the first ten errors and their number.
-        """
-        if errors := self._of("error"):
-            lines = [f"  {line}" for line in self.told("error")]
-            raise DataError("\n".join([f"{len(errors)} error(s) in {self.n_cases} case(s):", *lines]))
-
-    def told(self, kind: Kind, shown: int = 10) -> list[str]:
-        """The problems of one kind, a line each: case, message and file; those beyond `shown` are counted."""
-        found = self._of(kind)
-        lines = [f"{p.case_id or 'the list'}: {p.message}{f' ({p.file})' * bool(p.file)}" for p in found[:shown]]
-        return [*lines, f"and {len(found) - shown} more"] if len(found) > shown else lines
+    _unit = "case"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON: ok, counts, problems, volumes."""
         return {
-            "ok": self.ok,
-            "cases": self.n_cases,
-            "errors": len(self._of("error")),
-            "warnings": len(self._of("warning")),
+            **self._counted(),
             "voxels_read": self.voxels,
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": self._listed(),
             "volumes": [
                 asdict(v)
                 | {"shape": list(v.shape), "spacing": list(v.spacing), "label_ml": _by_name(v.label_ml)}
@@ -103,15 +63,7 @@ class CheckReport:
         }
 
     def __str__(self) -> str:
-        read = "headers and voxels" if self.voxels else "headers"
-        counts = f"{len(self._of('error'))} error(s), {len(self._of('warning'))} warning(s)"
-        lines = [f"{self.n_cases} case(s), {read} read: {counts}", *self._summary()]
-        if self.problems:
-            rows = [("kind", "case", "file", "problem")]
-            rows += [(p.kind, p.case_id, Path(p.file).name, p.message) for p in self.problems]
-            widths = [max(len(row[column]) for row in rows) for column in range(3)]
-            lines += ["", *("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)]
-        return "\n".join(lines)
+        return self._table(f", {'headers and voxels' if self.voxels else 'headers'} read", self._summary())
 
     def _summary(self) -> Iterator[str]:
         if not self.volumes:
@@ -127,9 +79,6 @@ class CheckReport:
         if clipped := [v.clipped for v in self.volumes if v.clipped is not None]:
             below, above = (_spread(share, ".3g") for share in zip(*clipped, strict=True))
             yield f"clipped       {below} % of the voxels below the window of HU, {above} % above it"
-
-    def _of(self, kind: Kind) -> list[Problem]:
-        return [problem for problem in self.problems if problem.kind == kind]
 
 
 def _ranges(rows: Sequence[Sequence[float]], form: str) -> str:

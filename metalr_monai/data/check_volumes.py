@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ..errors import first_few
 from .check_memory import CheckMemory
-from .check_report import CaseReport, CheckReport, Kind, Problem, Volume
+from .check_report import CaseReport, CheckReport, Volume
 from .dicom_series import inspect_series, is_series
 from .hold_out import case_names
+from .problem_report import Kind, Problem
 
 GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far a corner of the label may lie from the image's
 MAX_SPACING = 20.0  # mm; beyond it the unit is rather not mm
@@ -86,7 +87,7 @@ def check_volumes(
     of_cases = [problem for case in found for problem in case.problems]
     if all(problem.kind == "warning" for problem in of_cases):
         problems += _nothing_to_learn(volumes)
-    return CheckReport(len(names), voxels, problems + of_cases, volumes)
+    return CheckReport(len(names), problems + of_cases, voxels, volumes)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..errors import DataError, first_few
-from .check_report import Kind
 from .dicom_files import Slice, dicom_files, has_pixels, read_slice
+from .problem_report import Kind
 
 PLACE_TOLERANCE = 0.2  # of the distance between slices: how far a slice may lie from its place on the even grid
 SAME_PLACE = 0.01  # mm along the normal; slices that are closer are at one place

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DataError
-from .check_report import Kind, Problem
+from .problem_report import ProblemReport
 
 
 @dataclass(frozen=True)
-class ImageReport:
+class ImageReport(ProblemReport):
     """All problems, those of the whole list first, and what the pictures are like; `str()` gives a table.
 
     Args:
@@ -25,39 +23,20 @@ class ImageReport:
         modes: how many pictures are stored in each of Pillow's modes: L is 8-bit grey, RGB 8-bit colour.
     """
 
-    n_cases: int
-    problems: list[Problem]
     notes: list[str]
     parts: Mapping[str, Mapping[str, int]]
     groups: Mapping[str, int]
     sizes: list[tuple[int, int]]
     modes: Mapping[str, int]
 
-    @property
-    def ok(self) -> bool:
-        """There are no errors; warnings there may be."""
-        return not self._of("error")
-
-    def raise_if_bad(self) -> None:
-        """Go on only without errors.
-
-        Raises:
-            DataError: with the first ten errors and their number.
-        """
-        if errors := self._of("error"):
-            lines = [f"  {p.case_id or 'the list'}: {p.message}{f' ({p.file})' * bool(p.file)}" for p in errors[:10]]
-            more = [f"  and {len(errors) - 10} more"] if len(errors) > 10 else []
-            raise DataError("\n".join([f"{len(errors)} error(s) in {self.n_cases} image(s):", *lines, *more]))
+    _unit = "image"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for JSON: ok, counts, problems, notes, classes by part, groups, sizes, modes."""
         several = [count for count in self.groups.values() if count > 1]
         return {
-            "ok": self.ok,
-            "cases": self.n_cases,
-            "errors": len(self._of("error")),
-            "warnings": len(self._of("warning")),
-            "problems": [asdict(problem) for problem in self.problems],
+            **self._counted(),
+            "problems": self._listed(),
             "notes": list(self.notes),
             "parts": {part: dict(counts) for part, counts in self.parts.items()},
             "groups": {
@@ -72,14 +51,7 @@ class ImageReport:
         }
 
     def __str__(self) -> str:
-        counts = f"{len(self._of('error'))} error(s), {len(self._of('warning'))} warning(s)"
-        lines = [f"{self.n_cases} image(s) decoded: {counts}", *self._summary()]
-        if self.problems:
-            rows = [("kind", "case", "file", "problem")]
-            rows += [(p.kind, p.case_id, Path(p.file).name, p.message) for p in self.problems]
-            widths = [max(len(row[column]) for row in rows) for column in range(3)]
-            lines += ["", *("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)]
-        return "\n".join(lines)
+        return self._table(" decoded", self._summary())
 
     def _summary(self) -> Iterator[str]:
         found = self.to_dict()
@@ -97,9 +69,6 @@ class ImageReport:
             yield f"mode          {', '.join(f'{mode}: {count}' for mode, count in self.modes.items())}"
         for note in self.notes:
             yield f"note          {note}"
-
-    def _of(self, kind: Kind) -> list[Problem]:
-        return [problem for problem in self.problems if problem.kind == kind]
 
 
 def _spread(values: Sequence[int]) -> list[int]:

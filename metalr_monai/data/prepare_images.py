@@ -1,4 +1,4 @@
-"""What a bundle's config asks for in one expression: the labelled images of a folder in their parts."""
+"""What a bundle's config asks for in one expression: phantoms, a folder's images in their parts, class weights."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def split_image_list(
     *,
     validation: float = 0.0,
 ) -> dict[str, list[ImageItem]]:
-    """The images of a folder in the parts train, meta, validation and test, and `split.json` in the run's folder.
+    """The images of a folder in the parts train, validation and test, and `split.json` in the run's folder.
 
-    The meta part is drawn here, with every class in proportion, which `MetaLRHandler`'s own hold-out does not see to.
+    `MetaLRHandler` holds its meta set out of the training part itself; a split file that names one keeps it apart.
 
     Args:
         kind: a name out of `image_lists.IMAGE_READERS`.
@@ -65,7 +65,6 @@ def split_image_list(
         OptionError, DataError: see `image_list` and `make_group_split`.
     """
     items = image_list(kind, folder)
-    # The trainer's MetaLRHandler holds its own meta set out.
     split = make_group_split(items, scheme, seed=seed, validation=0.0 if scheme.endswith(".json") else validation)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     write_split(split, Path(output_dir) / "split.json")

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import ignite.distributed as idist
 import monai.bundle
 import pytest
 import torch
-from bundle_runs import ROOT, SCHEMA, weights
+from bundle_runs import ROOT, weights
 from lesion_2d_bundle import CLASSES, LESION, SCHEMES, TRAINING, WARNINGS, WIDTH
 from torch import Tensor, nn
 
@@ -37,19 +36,9 @@ def test_inference_config_has_all_properties(trained_classifier: Path, frames: P
     assert LESION.faults("inference.json", kind="inference", device="cpu", **WIDTH, **options) == []
 
 
-def test_config_for_several_processes_has_all_properties(
-    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("this torch was built without gloo")
-    one_of_one = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
-    for name, value in one_of_one.items():
-        monkeypatch.setenv(name, str(value))
+def test_config_for_several_processes_has_all_properties(frames: Path, tmp_path: Path, one_rank: None) -> None:
     options = {**TRAINING, "bundle_root": str(tmp_path), "dataset_dir": str(frames), "backend": "gloo"}
-    try:
-        assert LESION.faults("train.json", "multi_gpu_train.json", **options) == []
-    finally:
-        idist.finalize()
+    assert LESION.faults("train.json", "multi_gpu_train.json", **options) == []
 
 
 @pytest.mark.parametrize("name", ["train.json", "inference.json"])
@@ -60,14 +49,6 @@ def test_network_fits_the_metadata(name: str, overlay: str | None) -> None:
     monai.bundle.verify_net_in_out(
         net_id="network_def", meta_file=str(LESION.metadata), config_file=files, device="cpu", n=2, **channels
     )
-
-
-@pytest.mark.filterwarnings("ignore:No hash value provided:UserWarning")
-def test_metadata_fits_monais_schema() -> None:
-    pytest.importorskip("jsonschema")
-    if not SCHEMA.is_file():
-        pytest.skip(f"there is no {SCHEMA.name} beside the repository")
-    monai.bundle.verify_metadata(meta_file=str(LESION.metadata), filepath=str(SCHEMA))
 
 
 def test_metadata_names_the_tested_versions_and_the_configs_classes() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pictures import BUSI, CHEST_XRAY, blobs, busi_folder, chest_folder, save
 from PIL import Image
+from problems import only
 
 from metalr_monai.__main__ import main
 from metalr_monai.data.check_images import check_images
@@ -26,15 +27,6 @@ def items_of(folder, files, **more):
 
 def check(items, **settings):
     return check_images(items, progress=False, **settings)
-
-
-def only(report, kind, *words):
-    (problem,) = report.problems
-    assert problem.kind == kind
-    assert report.ok == (kind == "warning")
-    for word in words:
-        assert word in problem.message
-    return problem
 
 
 def test_a_faultless_folder_has_counts_and_no_problems(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from problems import only
 
 from metalr_monai.data.check_volumes import check_volumes
 from metalr_monai.data.ct_lists import data_list
@@ -50,16 +51,6 @@ def case(folder, name="a", image=None, label=None, image_affine=AFFINE, label_af
 
 def check(*items, voxels=True, **settings):
     return check_volumes(items, voxels=voxels, progress=False, **settings)
-
-
-def only(report, kind, *words):
-    """The report's one problem."""
-    (problem,) = report.problems
-    assert problem.kind == kind
-    assert report.ok == (kind == "warning")
-    for word in words:
-        assert word in problem.message
-    return problem
 
 
 @pytest.mark.parametrize("voxels", [False, True])

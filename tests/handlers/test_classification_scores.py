@@ -5,24 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import DataLoader, DistributedSampler, MetaTensor
+from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointSaver
 from monai.transforms import Activationsd, AsDiscreted, Compose
 from torch import nn
+from two_ranks import assert_both_ranks_score_as, needs_gloo, score_on_rank
 
 from metalr_monai.errors import EngineError, OptionError
 from metalr_monai.evaluation.classification import Share, score_classification
 from metalr_monai.handlers.classification_scores import ClassificationScores
 
 CLASSES = ["covid19", "pneumonia", "regular"]
-WORLD = 2
 
 
 def items(count=7):
@@ -228,34 +227,19 @@ def test_output_without_a_label_is_refused():
 # ---------------------------------------------------------------------- two ranks
 
 
-def on_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update({"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(WORLD)})
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    for even in (True, False):
-        data = items()
-        scores = ClassificationScores(CLASSES, f"{folder}/{even}")
-        sampler = DistributedSampler(data, even_divisible=even, shuffle=False)
-        evaluator = make_evaluator(data, sampler=sampler, batch_size=2, key_val_metric={"accuracy": scores})
-        evaluator.run()
-        torch.save(
-            {"metrics": dict(evaluator.state.metrics), "own": len(sampler), "best": evaluator.state.best_metric},
-            f"{folder}/{even}_{rank}.pt",
-        )
-    torch.distributed.destroy_process_group()
+def scored(data, folder, sampler=None):
+    scores = ClassificationScores(CLASSES, folder)
+    return make_evaluator(data, sampler=sampler, batch_size=2, key_val_metric={"accuracy": scores})
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
+def on_rank(rank, folder):
+    score_on_rank(rank, folder, items(), scored)
+
+
+@needs_gloo
 def test_two_processes_equal_one_on_all_the_cases_each_counted_once(tmp_path):
-    torch.multiprocessing.start_processes(on_rank, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
-    alone = make_evaluator(items(), key_val_metric={"accuracy": ClassificationScores(CLASSES, tmp_path / "alone")})
+    alone = scored(items(), tmp_path / "alone")
     alone.run()
     assert Share(round(7 * alone.state.best_metric), 7) == expected(items()).accuracy
-    for even, cases in ((True, [4, 4]), (False, [4, 3])):  # seven cases: one is padded, or one rank has fewer
-        ranks = [torch.load(tmp_path / f"{even}_{rank}.pt", weights_only=True) for rank in range(WORLD)]
-        assert [found["own"] for found in ranks] == cases
-        for found in ranks:
-            assert found["metrics"] == alone.state.metrics
-            assert found["best"] == alone.state.best_metric
-        for file in ("metrics.csv", "metrics.json"):
-            assert (tmp_path / str(even) / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+    # seven cases: one is padded, or one rank has fewer
+    assert_both_ranks_score_as(alone, on_rank, tmp_path, even=[4, 4], uneven=[4, 3])

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 
 import nibabel
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset, DistributedSampler, MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointSaver
 from monai.transforms import AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged
 from torch import nn
+from two_ranks import assert_both_ranks_score_as, needs_gloo, score_on_rank
 
 from metalr_monai.errors import EngineError, OptionError
 from metalr_monai.evaluation.scores import summarize
@@ -27,7 +27,6 @@ from metalr_monai.handlers.segmentation_scores import SegmentationScores
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy. has been deprecated:FutureWarning")
 CLASSES = {"liver": [1, 2], "tumour": 2}
 SPACING = (3.0, 1.0, 2.0)
-WORLD = 2
 
 
 class Nearest(nn.Module):
@@ -234,34 +233,18 @@ def test_a_tolerance_that_is_no_distance_is_refused(tolerance):
 # ---------------------------------------------------------------------- two ranks
 
 
-def on_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update({"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(WORLD)})
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    for even in (True, False):
-        data = items()
-        scores = SegmentationScores(CLASSES, f"{folder}/{even}", surface=True)
-        sampler = DistributedSampler(data, even_divisible=even, shuffle=False)
-        evaluator = make_evaluator(data, sampler=sampler, batch_size=1, key_val_metric={"liver_dice": scores})
-        evaluator.run()
-        torch.save(
-            {"metrics": dict(evaluator.state.metrics), "own": len(sampler), "best": evaluator.state.best_metric},
-            f"{folder}/{even}_{rank}.pt",
-        )
-    torch.distributed.destroy_process_group()
+def scored(data, folder, sampler=None):
+    scores = SegmentationScores(CLASSES, folder, surface=True)
+    return make_evaluator(data, sampler=sampler, batch_size=1, key_val_metric={"liver_dice": scores})
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
+def on_rank(rank, folder):
+    score_on_rank(rank, folder, items(), scored)
+
+
+@needs_gloo
 def test_two_processes_equal_one_on_all_the_cases_each_counted_once(tmp_path):
-    torch.multiprocessing.start_processes(on_rank, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
-    scores = SegmentationScores(CLASSES, tmp_path / "alone", surface=True)
-    alone = make_evaluator(items(), key_val_metric={"liver_dice": scores})
+    alone = scored(items(), tmp_path / "alone")
     alone.run()
-    for even, cases in ((True, [3, 3]), (False, [3, 2])):  # five cases: one is padded, or one rank has fewer
-        ranks = [torch.load(tmp_path / f"{even}_{rank}.pt", weights_only=True) for rank in range(WORLD)]
-        assert [found["own"] for found in ranks] == cases
-        for found in ranks:
-            assert found["metrics"] == alone.state.metrics
-            assert found["best"] == alone.state.best_metric
-        for file in ("metrics.csv", "metrics.json"):
-            assert (tmp_path / str(even) / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+    # five cases: one is padded, or one rank has fewer
+    assert_both_ranks_score_as(alone, on_rank, tmp_path, even=[3, 3], uneven=[3, 2])
