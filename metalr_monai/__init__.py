@@ -42,6 +42,7 @@ from .networks.genesis_unet3d import GenesisUNet3D
 from .rates.blocks import Blocks, blocks, param_groups
 from .rates.history import RateHistory
 from .rates.tuner import MetaLR
+from .schemes.frozen_blocks import FrozenBlocks
 from .settings import check_settings
 from .weights.describe import describe_checkpoint
 from .weights.imagenet import efficientnet_lite0_file
@@ -58,6 +59,7 @@ __all__ = [
     "ExamplePictures",
     "ExampleSlices",
     "FinalModel",
+    "FrozenBlocks",
     "GenesisUNet3D",
     "LabelToRegionsd",
     "LargestComponentd",

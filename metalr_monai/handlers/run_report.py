@@ -122,6 +122,7 @@ class RunReport:
             "epoch": engine.state.epoch,
             "train_loss": float(engine.state.metrics["train_loss"]),
             "seconds": engine.state.times[Events.EPOCH_COMPLETED.name],
+            "rates": {group["name"]: group["lr"] for group in engine.optimizer.param_groups if "name" in group},
         }
         self._write()
 
