@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+TASK ?= liver
+TASKS := liver lesion
 
-.PHONY: test bench demo lint
+.PHONY: test bench demo known_task lint
 
 # pip sees the pin of torch in every step, or a dependency might replace it by a CUDA build.
 .venv: .venv/.made
@@ -10,9 +12,13 @@ BIN := .venv/bin
 	$(BIN)/pip install -q --upgrade -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv
+demo: known_task .venv
 	rm -rf demo_output
-	$(BIN)/python examples/demo.py demo_output
+	$(BIN)/python examples/demo.py demo_output --task $(TASK)
+
+# before an environment is made or an old output removed
+known_task:
+	$(if $(filter 1,$(words $(filter $(TASKS),$(TASK)))),@:,$(error TASK is '$(TASK)'; expected one of: $(TASKS)))
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -42,7 +42,16 @@ from .networks.genesis_unet3d import GenesisUNet3D
 from .rates.blocks import Blocks, blocks, param_groups
 from .rates.history import RateHistory
 from .rates.tuner import MetaLR
+from .schemes.auto_rgn import AutoRGN
+from .schemes.autolr import AutoLR
+from .schemes.block_ranges import expanding_path, frozen_range
 from .schemes.frozen_blocks import FrozenBlocks
+from .schemes.gradual_unfreezing import GradualUnfreezing
+from .schemes.l2_sp import L2SP
+from .schemes.layerwise_decay import LayerwiseDecay
+from .schemes.probe_then_tune import ProbeThenTune
+from .schemes.schedule_free import ScheduleFree
+from .schemes.scheduled_rates import ScheduledRates
 from .settings import check_settings
 from .weights.describe import describe_checkpoint
 from .weights.imagenet import efficientnet_lite0_file
@@ -50,7 +59,10 @@ from .weights.load import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
+    "L2SP",
     "ActivationPictures",
+    "AutoLR",
+    "AutoRGN",
     "Blocks",
     "ClassificationScores",
     "DataCheck",
@@ -61,8 +73,10 @@ __all__ = [
     "FinalModel",
     "FrozenBlocks",
     "GenesisUNet3D",
+    "GradualUnfreezing",
     "LabelToRegionsd",
     "LargestComponentd",
+    "LayerwiseDecay",
     "MetaBatches",
     "MetaLR",
     "MetaLRError",
@@ -70,6 +84,7 @@ __all__ = [
     "PictureReader",
     "Pictures",
     "PredictionTable",
+    "ProbeThenTune",
     "Progress",
     "RateHistory",
     "RateHistoryHandler",
@@ -78,6 +93,8 @@ __all__ = [
     "RunReport",
     "ScanReader",
     "Scans",
+    "ScheduleFree",
+    "ScheduledRates",
     "SegmentationScores",
     "apply_group_split",
     "apply_split",
@@ -90,7 +107,9 @@ __all__ = [
     "describe_checkpoint",
     "each_case_once",
     "efficientnet_lite0_file",
+    "expanding_path",
     "feature_maps",
+    "frozen_range",
     "hold_out",
     "image_list",
     "latest_checkpoint",

@@ -1,12 +1,18 @@
-"""Every Python example in the README and the documents runs, page by page, from top to bottom."""
+"""The Python examples of the README and the documents run, each page from top to bottom; the demos fit the bundles."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
+import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from monai.bundle import ConfigParser
 
 from metalr_monai.rates.options import QUIRKS, Options
 
@@ -45,3 +51,33 @@ def test_the_options_page_has_every_option_with_its_default():
 
 def page_of_options() -> str:
     return (ROOT / "docs/reference/options.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def demos(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The demo's table of tasks."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    tasks: dict[str, Any] = importlib.import_module("demo").TASKS
+    return tasks
+
+
+@pytest.mark.parametrize("task", ["liver", "lesion"])
+def test_the_steps_of_a_demo_name_files_and_keys_that_there_are(task, demos, tmp_path):
+    steps = demos[task].steps(tmp_path)
+    assert [step.words[1] for step in steps].count("monai.bundle") == 3  # source task, target task, evaluation
+    for words in (step.words for step in steps if step.words[1] == "monai.bundle"):
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        files = [ROOT / name for name in ast.literal_eval(options.pop("--config_file"))]
+        assert all(Path(options.pop(f"--{name}")).is_file() for name in ("meta_file", "logging_file"))
+        config = ConfigParser.load_config_files(files)
+        assert {name.removeprefix("--") for name in options} <= set(config)
+
+
+def test_make_refuses_a_demo_that_there_is_not_and_names_those_there_are(demos):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for task in demos:
+        assert subprocess.run(["make", "known_task", f"TASK={task}"], cwd=ROOT, capture_output=True).returncode == 0
+    refused = subprocess.run(["make", "known_task", "TASK=lung"], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert refused.returncode != 0
+    assert f"TASK is 'lung'; expected one of: {' '.join(demos)}" in refused.stderr

@@ -28,6 +28,8 @@ from ..data.image_lists import IMAGE_READERS
 from ..data.prepare_images import PHANTOM_WRITERS
 from ..errors import MetaLRError, OptionError, first_few, near_misses
 from ..handlers import run_facts
+from ..study.study import Outcome, is_study, plan_study, report_study, run_study
+from ..study.study_file import read_study
 
 
 class BundleError(MetaLRError, ValueError):
@@ -107,10 +109,66 @@ def check_data(kind: str, folder: str, *, voxels: bool = False, labels: Sequence
     return Answer(found.to_dict(), str(found), found.ok)
 
 
-def report(folder: str) -> Answer:
-    """Write report.html anew from the files of a run's folder."""
-    page = str(write_report_page(folder))
-    return Answer({"page": page}, page)
+def report(folder: str, *, mixed: bool = False) -> Answer:
+    """Write report.html anew from the files of a run's folder, or all results of a study's.
+
+    --mixed: of a study, take runs of different code or data together.
+    """
+    if is_study(Path(folder)):
+        page, skipped = report_study(Path(folder), mixed=mixed)
+        return _study_answer(Outcome(page, (), skipped))
+    page = write_report_page(folder)
+    return Answer({"page": str(page)}, str(page))
+
+
+def study(
+    file: str,
+    output: str,
+    *,
+    data: str | None = None,
+    seeds: int | None = None,
+    schemes: str | Sequence[str] | None = None,
+    workers: int = 1,
+    executor: str = "local",
+    dry_run: bool = False,
+    mixed: bool = False,
+) -> Answer:
+    """Compare fine-tuning schemes: run what a study file asks for, and write tables, figures and a report.
+
+    FILE: such as configs/studies/xray_to_busi.yaml. OUTPUT: folder of the study; what is done there is not run again.
+    --data: the folder that the study's data is in.
+    --seeds: how many; those of the file unless told otherwise.
+    --schemes: some of the study's, such as "all layers,MetaLR".
+    --workers: trainings at a time, 1 unless told otherwise.
+    --executor: local, or ray for the cluster of RAY_ADDRESS.
+    --dry-run: only say what would run, and how long it would take.
+    --mixed: take runs of different code or data together.
+    """
+    for name, value in (("seeds", 1 if seeds is None else seeds), ("workers", workers)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"--{name} is {value!r}; expected a whole number, 1 or more.")
+    read, folder = read_study(file), Path(output).expanduser().absolute()
+    place = None if data is None else Path(data).expanduser().absolute()
+    some = schemes.split(",") if isinstance(schemes, str) else schemes
+    names = None if some is None else [name.strip() for name in some]
+    if dry_run:
+        plan = plan_study(read, folder, data=place, seeds=seeds, schemes=names, workers=workers)
+        return Answer({"plan": plan}, plan)
+    words = ["python -m metalr_monai study", file, "OUTPUT", *(["--data DATA"] if data else [])]
+    command = " ".join([*words, f"--seeds {read.seeds if seeds is None else seeds}"])
+    return _study_answer(
+        run_study(
+            read,
+            folder,
+            command=command,
+            data=place,
+            seeds=seeds,
+            schemes=names,
+            workers=workers,
+            executor=executor,
+            mixed=mixed,
+        )
+    )
 
 
 def predict(bundle: str, input: str, output: str) -> Answer:
@@ -150,7 +208,16 @@ VERBS: dict[str, Verb] = {
     "check-data": check_data,
     "report": report,
     "predict": predict,
+    "study": study,
 }
+
+
+def _study_answer(outcome: Outcome) -> Answer:
+    failed = [f"failed: {failure.scheme}, seed {failure.seed}: {failure.reason}" for failure in outcome.failures]
+    skipped = [f"not in the results: {folder} ({reason})" for folder, reason in outcome.skipped.items()]
+    page = "Nothing has been scored yet." if outcome.page is None else str(outcome.page)
+    data = {"page": outcome.page and str(outcome.page), "failed": failed, "skipped": skipped}
+    return Answer(data, "\n".join([*failed, *skipped, page]), not failed and outcome.page is not None)
 
 
 def _label_values(labels: object) -> tuple[int, ...]:

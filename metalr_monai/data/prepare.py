@@ -9,7 +9,8 @@ from ..files import atomic_path
 from .ct_lists import Item, data_list
 from .ct_phantom import write_lits_phantoms
 from .data_check import DataCheck
-from .splits import apply_split, make_split, write_split
+from .hold_out import hold_out
+from .splits import Split, apply_split, make_split, write_split
 
 
 def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
@@ -30,7 +31,14 @@ def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
 
 
 def split_data_list(
-    kind: str, folder: str | Path, scheme: str, seed: int, output_dir: str | Path, check: DataCheck | None = None
+    kind: str,
+    folder: str | Path,
+    scheme: str,
+    seed: int,
+    output_dir: str | Path,
+    check: DataCheck | None = None,
+    *,
+    validation: float = 0.0,
 ) -> dict[str, list[Item]]:
     """The data list of a folder in its parts, and `split.json` in the run's folder.
 
@@ -38,6 +46,7 @@ def split_data_list(
         kind: a name out of `ct_lists.READERS`.
         scheme: a name or file as `splits.make_split` takes it.
         check: refuses bad cases before `split.json` is written; none by default.
+        validation: share of the training cases that validates, where the scheme names none itself.
 
     Raises:
         DataError: see `data_list`, `make_split` and `DataCheck`.
@@ -46,6 +55,9 @@ def split_data_list(
     items = data_list(kind, folder)
     # The trainer's MetaLRHandler holds its own meta set out; a file says itself who is in it.
     split = make_split(items, scheme, seed=seed, meta=None if scheme.endswith(".json") else 0)
+    if validation and not split["validation"]:
+        train, held = hold_out(split["train"], validation, seed)
+        split = Split({**split, "train": train, "validation": held}, split.scheme, split.seed)
     parts = apply_split(items, split)
     if check is not None:
         check(parts, output_dir)

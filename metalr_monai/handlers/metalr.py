@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,6 +20,7 @@ from ..errors import ConflictError, EngineError, MetaDataError, OptionError, Sta
 from ..rates.conflicts import schedulers_of
 from ..rates.options import read_options
 from ..rates.tuner import MetaLR
+from .batch_loss import batch_loss
 from .engine_schedulers import rate_schedulers
 
 logger = logging.getLogger(__name__)
@@ -120,18 +119,10 @@ class MetaLRHandler:
             self.tuner.end_epoch()
 
     def _meta_loss(self, engine: SupervisedTrainer) -> Tensor:
-        """The trainer's forward pass and loss on the next meta batch (as in `SupervisedTrainer._iteration`)."""
+        """The trainer's forward pass and loss on the next meta batch."""
         if self._batches is None:
             raise MetaDataError("MetaLRHandler has no meta batches; attach it to the trainer before the run.")
-        batch = engine.prepare_batch(next(self._batches), engine.state.device, engine.non_blocking, **engine.to_kwargs)
-        inputs, targets, args, kwargs = batch if len(batch) == 4 else (*batch, (), {})
-        if engine.compile:  # torch.compile takes plain tensors, and so MONAI gives it those
-            inputs, targets = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in (inputs, targets))
-        mixed = engine.amp and engine.scaler is not None
-        with torch.autocast("cuda", **engine.amp_kwargs) if mixed else nullcontext():
-            predictions = engine.inferer(inputs, engine.network, *args, **kwargs)
-            loss: Tensor = engine.loss_function(predictions, targets).mean()
-        return loss
+        return batch_loss(engine, next(self._batches))
 
     # ------------------------------------------------------------------ meta data
 

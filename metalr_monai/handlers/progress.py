@@ -41,6 +41,7 @@ class Progress:
     def _start_epoch(self, engine: Engine) -> None:
         if self._bar is not None:
             self._end_epoch(engine, engine.state.epoch - 1)  # only now is it validated, whoever does that
+            self._bar.total = _total(engine)  # a scheme may have added epochs
             return
         # Not at STARTED: a checkpoint that is loaded there moves the iteration.
         self._began, self._first = time.perf_counter(), engine.state.iteration

@@ -76,7 +76,7 @@ def write_report_page(folder: str | Path) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    environment.filters.update(number=_number, rate=_rate, seconds=_duration, memory=_memory, moment=_moment)
+    environment.filters.update(number=_number, rate=_rate, seconds=duration, memory=memory, moment=_moment)
     template = environment.get_template("report_page.html.j2")
     try:
         page = _render(template, folder, report)
@@ -97,8 +97,8 @@ def _render(template: Any, folder: Path, report: dict[str, Any]) -> str:  # noqa
         rates=_draw_rates(_read_table(folder / "rates.csv")),
         curves=_draw_curves(report),
         classification=classification,
-        confusion=_as_svg(classification.confusion) if classification else None,
-        reliability=_as_svg(classification.reliability) if classification else None,
+        confusion=as_svg(classification.confusion) if classification else None,
+        reliability=as_svg(classification.reliability) if classification else None,
         cases=cases,
         wrong=_wrong(cases) if classification and cases else [],
         most_cases=_MOST_CASES,
@@ -195,7 +195,7 @@ def _draw_rates(table: Table | None) -> str | None:
     axes.set(xlabel="optimizer step", ylabel="learning rate", yscale="log")
     axes.margins(x=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, title="block, by depth")
-    return _as_svg(figure)
+    return as_svg(figure)
 
 
 def _draw_curves(report: Mapping[str, Any]) -> str | None:
@@ -234,7 +234,7 @@ def _draw_curves(report: Mapping[str, Any]) -> str | None:
             axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1.02), borderaxespad=0)
         elif title != "training loss":
             axes.legend(frameon=False, fontsize=8)
-    return _as_svg(figure)
+    return as_svg(figure)
 
 
 def _figure(columns: int, height: float, width_ratios: Sequence[int] | None = None) -> tuple[Any, Sequence[Any]]:
@@ -249,7 +249,7 @@ def _figure(columns: int, height: float, width_ratios: Sequence[int] | None = No
     return figure, all_axes
 
 
-def _as_svg(figure: Any) -> str:  # noqa: ANN401 - a matplotlib Figure, imported where it is there
+def as_svg(figure: Any) -> str:  # noqa: ANN401 - a matplotlib Figure, imported where it is there
     from matplotlib import rc_context
 
     file = io.BytesIO()
@@ -308,7 +308,7 @@ def _rate(value: Any) -> str:  # noqa: ANN401
     return f"{value:.2e}" if isinstance(value, (int, float)) else "–"
 
 
-def _duration(seconds: Any) -> str:  # noqa: ANN401
+def duration(seconds: Any) -> str:  # noqa: ANN401
     if not isinstance(seconds, (int, float)):
         return "–"
     if seconds < 60:
@@ -318,7 +318,7 @@ def _duration(seconds: Any) -> str:  # noqa: ANN401
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _memory(size: Any) -> str:  # noqa: ANN401
+def memory(size: Any) -> str:  # noqa: ANN401
     if not isinstance(size, int):
         return "–"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

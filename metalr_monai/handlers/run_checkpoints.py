@@ -27,6 +27,8 @@ class RunCheckpoints:
     resumes; its `DiskSaver` leaves files of random names when it is killed. Here a file is written whole or not at all,
     the old ones go when it stands, and those of an earlier run go when a run starts anew.
 
+    Epochs that a handler added to the run (as `AutoLR` does for each one that it repeats) are saved and added again.
+
     Let it stand last among the handlers: the checkpoint says that its epoch is done, with all that they wrote of it.
 
     Args:
@@ -52,9 +54,11 @@ class RunCheckpoints:
         self._folder, self._settings = Path(output_dir), settings or {}
         self._objects = {name: held for name, held in objects.items() if held is not None}
         self._resume_from, self._keep = resume_from, keep
+        self._asked: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer; only the first rank writes."""
+        self._asked = engine.state.max_epochs
         if self._resume_from is not None:
             self._load_at_start(engine, Path(self._resume_from))
         if idist.get_rank() == 0:
@@ -63,18 +67,21 @@ class RunCheckpoints:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _load_at_start(self, engine: Engine, file: Path) -> None:
-        done, last = _epoch_of(file), engine.state.max_epochs
-        if done is not None and last is not None and done > last:
-            raise StateError(
-                f"{file} was made after epoch {done}, and this run is to end after epoch {last}. Ask for at least "
-                f"{done} epochs, or start anew with --resume False."
-            )
+        done, added = _epoch_of(file), _saved(file, "added_epochs", 0)
+        if self._asked is not None:
+            if done is not None and done > self._asked + added:
+                raise StateError(
+                    f"{file} was made after epoch {done}, and this run is to end after epoch {self._asked + added}. "
+                    f"Ask for at least {done - added} epochs, or start anew with --resume False."
+                )
+            engine.state.max_epochs = self._asked + added  # CheckpointLoader keeps it
         objects = {**self._objects, "trainer": engine}
         CheckpointLoader(str(file), objects, strict=True, map_location=engine.state.device).attach(engine)
 
     def _save(self, engine: Engine) -> None:
         content = {name: held.state_dict() for name, held in {**self._objects, "trainer": engine}.items()}
         content["settings"] = plain(self._settings, self._folder)
+        content["added_epochs"] = 0 if self._asked is None else engine.state.max_epochs - self._asked
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self._folder / f"{PREFIX}{engine.state.epoch}.pt") as temporary, temporary.open("wb") as file:
             torch.save(content, file)
@@ -116,9 +123,13 @@ def _epoch_of(file: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def _saved(file: Path, name: str, default: Any) -> Any:  # noqa: ANN401 - whatever was saved
+    # Mapped, not read: a checkpoint may have gigabytes, and this is a few bytes.
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True).get(name, default)
+
+
 def _refuse_changes(file: Path, now: Mapping[str, Any]) -> None:
-    # Mapped, not read: a checkpoint may have gigabytes, and its settings are a few bytes.
-    before = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("settings", {})
+    before = _saved(file, "settings", {})
     changes = [
         f"{name} was {before.get(name, 'not set')!r} and is {now.get(name, 'not set')!r}"
         for name in dict.fromkeys([*before, *now])

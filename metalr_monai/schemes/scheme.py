@@ -110,6 +110,8 @@ class Scheme:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
 
     def _start(self, engine: SupervisedTrainer) -> None:
+        if self._optimizer is engine.optimizer:  # a trainer that goes on: its rates are no start rates
+            return
         self._optimizer = engine.optimizer
         for name, numbers in groups_by_block(engine.optimizer).items():
             own = [engine.optimizer.param_groups[number] for number in numbers]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bundle_runs import own_error, rows
+from bundle_runs import own_error, rows, weights
 from lesion_2d_bundle import CLASSES, LESION, WARNINGS, WIDTH
 from monai.data import MetaTensor
 from pictures import blobs, save
@@ -148,3 +149,22 @@ def test_items_of_monai_label_go_through_both_transforms(pictures: Path) -> None
     assert isinstance(found["pred"], MetaTensor)
     assert found["image_path"] == path
     torch.testing.assert_close(found["pred"].as_tensor(), logits.softmax(0).as_tensor())
+
+
+def test_the_readme_draws_the_feature_maps_of_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'report'")
+    shutil.copytree(LESION.configs, tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    for seed, root in enumerate(("frozen", "tuned")):
+        torch.manual_seed(seed)
+        (tmp_path / root / "models").mkdir(parents=True)
+        torch.save(network_entry("resnet18").build(1, 3, 64).state_dict(), tmp_path / root / "models/model.pt")
+    save(tmp_path / "picture.png", 1)
+    page = (LESION.configs.parent / "docs/README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/README.md", "exec"), names)
+    assert (tmp_path / "feature_maps.png").stat().st_size > 0
+    assert names["classes"] == CLASSES
+    assert torch.equal(names["tuned"].conv1.weight, weights(tmp_path / "tuned")["conv1.weight"])
+    assert not torch.equal(names["tuned"].conv1.weight, names["frozen"].conv1.weight)

@@ -1,15 +1,14 @@
-"""The 2D bundle trains, alone and in two processes; its schemes and networks train what they say."""
+"""The 2D bundle trains; its schemes and networks train what they say."""
 
 from __future__ import annotations
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from bundle_runs import ROOT, call, rows, weights
+from bundle_runs import ROOT, rows, weights
 from lesion_2d_bundle import BLOCKS, CLASSES, LESION, SCHEMES, TRAINING, WARNINGS, WIDTH
 from monai.utils import set_determinism
 
@@ -48,30 +47,6 @@ def test_scores_are_of_the_test_part(trained_classifier: Path) -> None:
     found = rows(trained_classifier / "runs/train/metrics.csv")
     assert {row["case_id"] for row in found} == set(split["test"])
     assert not {row["group"] for row in found} & {Path(case).name.split(".gif")[0] for case in split["train"]}
-
-
-def test_two_processes_score_as_one_and_leave_the_same_files(
-    frames: Path, trained_classifier: Path, tmp_path: Path
-) -> None:
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("this torch was built without gloo")
-    options: dict[str, Any] = {**TRAINING, "epochs": 1, "batch_size": 2}
-    options["train#handlers#2#interval"] = 2  # or the scores after training would take the place of those before it
-    run_options = {**options, "run": ["$@validate#evaluator.run()"]}
-    LESION.run("train.json", root=tmp_path / "one", dataset_dir=str(frames), **run_options)
-    del options["device"]
-    files = ("train.json", "multi_gpu_train.json")
-    two = tmp_path / "two"
-    call(LESION.command(*files, root=two, ranks=2, backend="gloo", dataset_dir=frames, **options))
-    ours, one = two / "runs/train", tmp_path / "one/runs/train"
-    assert len(rows(one / "metrics.csv")) == 12  # 6 of the 15 videos, 2 frames of each
-    assert rows(ours / "metrics.csv") == rows(one / "metrics.csv")
-    assert (ours / "metrics.json").read_text() == (one / "metrics.json").read_text()
-    wanted = {path.name for path in (trained_classifier / "runs/train").iterdir()} - {"resume_checkpoint_2.pt"}
-    assert {path.name for path in ours.iterdir()} == wanted
-    assert all(not name.startswith("module.") for name in weights(two))
-    report = json.loads((ours / "run_report.json").read_text(encoding="utf-8"))
-    assert report["machine"]["processes"] == 2
 
 
 def trained_by(*overlays: Path, root: Path, **options: object) -> tuple[set[str], dict[str, torch.Tensor]]:

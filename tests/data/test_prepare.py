@@ -50,6 +50,22 @@ def test_a_split_file_is_taken_as_it_is(tmp_path):
     assert [item["case_id"] for item in parts["test"]] == ["volume-1"]
 
 
+def test_a_share_of_the_training_cases_validates_where_the_split_names_none(tmp_path):
+    folder = phantom_data_set(tmp_path / "phantoms", 6)
+    whole = split_data_list("lits", folder, "fold 1 of 3", 0, tmp_path / "whole")
+    parts = split_data_list("lits", folder, "fold 1 of 3", 0, tmp_path / "run", validation=0.25)
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [3, 1, 2]
+    assert parts["test"] == whole["test"]
+    assert sorted(item["case_id"] for item in parts["train"] + parts["validation"]) == sorted(
+        item["case_id"] for item in whole["train"]
+    )
+    (tmp_path / "mine.json").write_text(
+        '{"train": ["volume-0", "volume-3"], "validation": ["volume-2"], "test": ["volume-1"]}'
+    )
+    named = split_data_list("lits", folder, str(tmp_path / "mine.json"), 0, tmp_path / "run", validation=0.5)
+    assert [item["case_id"] for item in named["validation"]] == ["volume-2"]
+
+
 def test_data_that_are_refused_leave_the_last_split_as_it_was(tmp_path):
     folder = phantom_data_set(tmp_path / "phantoms", 3)
     check = DataCheck(

@@ -1,0 +1,138 @@
+"""The runs of a study: every scheme with every seed, the candidates of those that search, and the source network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.ct_phantom import write_lits_phantoms
+from ..data.prepare_images import PHANTOM_WRITERS
+from ..errors import near_misses
+from ..files import atomic_path
+from .candidates import Candidate, candidates
+from .fingerprint import code_fingerprint, data_fingerprint
+from .job import Job, as_path, is_done, run_folder
+from .study_file import Data, Entry, Study, StudyError
+
+WRITERS = {"lits": write_lits_phantoms, **PHANTOM_WRITERS}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A scheme with one seed: the jobs of its search, if it has one, and then its own.
+
+    `own` is the job without what a search has still to choose.
+    """
+
+    folder: Path
+    own: Job
+    search: Mapping[Path, tuple[Candidate, Job]]
+
+    @property
+    def jobs(self) -> list[tuple[Path, Job]]:
+        """Folder and job of everything that runs."""
+        return [*((folder, job) for folder, (_, job) in self.search.items()), (self.folder, self.own)]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to run."""
+        return is_done(self.folder, self.own)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All runs of a study; those of one seed stand together, so that times can be compared."""
+
+    source: tuple[Path, Job] | None
+    runs: Sequence[Run]
+
+    @property
+    def jobs(self) -> list[tuple[Path, Job]]:
+        """Folder and job of everything, in the order in which it runs."""
+        return [*([self.source] if self.source else []), *(job for run in self.runs for job in run.jobs)]
+
+
+def make_matrix(study: Study, data: Path | None, output: Path, seeds: int, schemes: Sequence[str]) -> Matrix:
+    """The runs of some schemes of a study. Phantoms that are its data are generated into `output`.
+
+    Raises:
+        StudyError: an unknown scheme, a search without candidates, or a folder of data that is not there.
+    """
+    for name in schemes:
+        if name not in study.schemes:
+            known = ", ".join(study.schemes)
+            raise StudyError(f"There is no scheme {name!r}; known: {known}.{near_misses(name, study.schemes)}")
+    code, meta = code_fingerprint(study.bundle), str(study.bundle / "configs/metadata.json")
+    source = None
+    if study.source is not None:
+        folder = _data_folder(study.source.data, data, output / "source_phantoms")
+        job = Job(
+            scheme="source",
+            seed=0,
+            config_files=[str(study.train_config), *study.source.overlays],
+            meta_file=meta,
+            evaluate="",
+            keys={"dataset_dir": str(folder), **study.source.keys},
+            code=code,
+            data=data_fingerprint(folder),
+        )
+        source = (output / "source", job)
+    target = _data_folder(study.data, data, output / "phantoms")
+    fixed = {"meta_file": meta, "code": code, "data": data_fingerprint(target)}
+    found = {name: candidates(study, study.schemes[name]) for name in schemes}
+    runs = [
+        _run(study, study.schemes[name], seed, target, output, found[name], fixed)
+        for seed in range(seeds)
+        for name in schemes
+    ]
+    return Matrix(source, runs)
+
+
+def _run(
+    study: Study,
+    entry: Entry,
+    seed: int,
+    target: Path,
+    output: Path,
+    tried: Sequence[Candidate],
+    fixed: Mapping[str, str],
+) -> Run:
+    folder = run_folder(output, entry.name, seed)
+    keys = {"dataset_dir": str(target), **study.keys, **entry.keys, "seed": seed}
+    if entry.pretrained and study.source is not None:
+        keys["checkpoint"] = str(output / "source/models/model.pt")
+    files = [str(study.train_config), *study.overlays, *entry.overlays]
+
+    def job(evaluate: str, more: Mapping[str, Any]) -> Job:
+        return Job(entry.name, seed, files, evaluate=evaluate, keys={**keys, **more}, **fixed)
+
+    inner = {"validation": study.inner_validation}
+    search = {
+        folder / "search" / as_path(candidate.name): (candidate, job("", {**candidate.keys, **inner}))
+        for candidate in tried
+    }
+    return Run(folder, job(str(study.bundle / "configs/evaluate.json"), {}), search)
+
+
+def _data_folder(data: Data, base: Path | None, phantoms: Path) -> Path:
+    if data.phantoms is not None:
+        return _phantoms(dict(data.phantoms), phantoms)
+    if base is None:
+        raise StudyError("This study is of data of yours; name its folder with --data.")
+    if not (base / data.folder).is_dir():
+        raise StudyError(f"There is no folder {base / data.folder}; expected the study's data there.")
+    return (base / data.folder).absolute()
+
+
+def _phantoms(options: dict[str, Any], folder: Path) -> Path:
+    kind = options.pop("kind", None)
+    if kind not in WRITERS:
+        raise StudyError(f"phantoms: kind is {kind!r}; expected one of {', '.join(WRITERS)}.")
+    count = [options.pop("count")] if "count" in options else []
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder) as unfinished:
+            WRITERS[kind](unfinished, *count, **options)
+    return folder

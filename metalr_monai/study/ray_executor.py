@@ -1,0 +1,63 @@
+"""Run a study's matrix on a Ray cluster: the same jobs, in the same folders, which all its machines must see."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .execute import Failure, complete, refuse_strangers, start
+from .job import is_done
+from .matrix import Matrix, Run
+from .study_file import StudyError
+
+
+def execute_on_ray(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Failure]:
+    """As `execute`, but Ray places the runs: on the cluster of RAY_ADDRESS, or on this machine, `workers` at a time.
+
+    Raises:
+        StudyError: Ray is not installed, or as in `execute`.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise StudyError("Ray is missing. Get it with pip install metalr_monai[cluster].") from error
+    refuse_strangers(matrix.jobs, mixed=mixed)
+    todo = [run for run in matrix.runs if not run.is_done]
+    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
+    ray.init(include_dashboard=False, log_to_driver=False, **local)
+    try:
+        remote = ray.remote(num_cpus=1, num_gpus=min(1, torch.cuda.device_count()))(_complete)
+        if matrix.source is not None and not is_done(*matrix.source):
+            source = Run(matrix.source[0], matrix.source[1], {})
+            if reason := ray.get(remote.remote(source)):
+                raise StudyError(reason)
+        return _wait(ray, {remote.remote(run): run for run in todo})
+    finally:
+        ray.shutdown()
+
+
+def _complete(run: Run) -> str:
+    """On a machine of the cluster: why the run failed, or nothing."""
+    try:
+        complete(run, lambda folder, job: start(folder, job, {}), lambda: None)
+    except StudyError as error:
+        return str(error)
+    return ""
+
+
+def _wait(ray: Any, runs: Mapping[Any, Run]) -> list[Failure]:  # noqa: ANN401 - the module, which may be missing
+    failures, left = [], list(runs)
+    with tqdm(total=len(left), unit="run", smoothing=0, disable=not left) as bar:
+        while left:
+            (ended,), left = ray.wait(left)
+            own = runs[ended].own
+            if reason := ray.get(ended):
+                failures.append(Failure(own.scheme, own.seed, reason))
+            tqdm.write(f"{'failed' if reason else 'done'}: {own.scheme}, seed {own.seed} {reason}", file=sys.stderr)
+            bar.update()
+    return failures

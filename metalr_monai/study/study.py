@@ -1,0 +1,185 @@
+"""A whole study: run what is missing, then write tables, figures and report out of the runs' folders alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import near_misses
+from ..files import atomic_path
+from .collect import collect, searched_ranges
+from .execute import Failure, execute
+from .job import is_done
+from .matrix import Matrix, make_matrix
+from .ray_executor import execute_on_ray
+from .results import write_results
+from .study_file import Study, StudyError
+
+EXECUTORS = {"local": execute, "ray": execute_on_ray}
+ABOUT_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study left behind.
+
+    Attributes:
+        page: report.html, or None where no run has been scored.
+        failures: runs that did not end well.
+        skipped: folders that are not in the results → why.
+    """
+
+    page: Path | None
+    failures: Sequence[Failure]
+    skipped: Mapping[Path, str]
+
+
+def run_study(
+    study: Study,
+    output: Path,
+    *,
+    command: str,
+    data: Path | None = None,
+    seeds: int | None = None,
+    schemes: Sequence[str] | None = None,
+    workers: int = 1,
+    executor: str = "local",
+    mixed: bool = False,
+) -> Outcome:
+    """Run all that is not done yet, and write the results of all that is.
+
+    Args:
+        output: folder of the study, with a folder a run; made if missing.
+        command: as the user typed it, for the report.
+        data: folder that the study's data is in or below.
+        seeds: 0 … seeds − 1; the study file's number by default.
+        schemes: some of the study's; all by default.
+        workers: runs at a time.
+        executor: "local", or "ray" (the extra `cluster`).
+        mixed: take runs of different code or data together.
+
+    Raises:
+        StudyError: see `make_matrix`, `execute` and `collect`; or a GPU is needed, and there is none.
+    """
+    if executor not in EXECUTORS:
+        raise StudyError(
+            f"executor is {executor!r}; expected one of {', '.join(EXECUTORS)}.{near_misses(executor, EXECUTORS)}"
+        )
+    if study.needs_gpu and executor == "local" and not torch.cuda.is_available():
+        raise StudyError("This study needs a GPU (needs_gpu), and this machine has none that torch can use.")
+    matrix = _matrix(study, output, data, seeds, schemes)
+    failures = EXECUTORS[executor](matrix, workers, mixed=mixed)
+    _write_about(study, output, command)
+    page, skipped = report_study(output, mixed=mixed)
+    return Outcome(page, failures, skipped)
+
+
+def plan_study(
+    study: Study, output: Path, *, data: Path | None, seeds: int | None, schemes: Sequence[str] | None, workers: int
+) -> str:
+    """The matrix in words: what is done, what is left, and how long that takes by the runs that are done."""
+    matrix = _matrix(study, output, data, seeds, schemes)
+    names = list(dict.fromkeys(run.own.scheme for run in matrix.runs))
+    width = max(map(len, names))
+    lines = [f"{'scheme':<{width}}  trainings  done"]
+    for name in names:
+        jobs = [job for run in matrix.runs if run.own.scheme == name for job in run.jobs]
+        lines.append(f"{name:<{width}}  {len(jobs):>9}  {sum(is_done(*job) for job in jobs):>4}")
+    left = [job for job in matrix.jobs if not is_done(*job)]
+    lines.append(f"\n{len(left)} of {len(matrix.jobs)} trainings are left. {_expected(matrix, len(left), workers)}")
+    return "\n".join(lines)
+
+
+def report_study(output: Path, *, mixed: bool = False) -> tuple[Path | None, dict[Path, str]]:
+    """Write the results anew from the runs' folders; the page, or None where nothing has been scored, and what was
+    passed over.
+
+    Raises:
+        StudyError: no study has been run there, or its runs cannot be compared.
+    """
+    about = _read_about(output)
+    records, skipped = collect(output, about["titles"], mixed=mixed)
+    records = [record for record in records if record.scheme in about["schemes"]]
+    if not any(record.scheme == about["baseline"] for record in records):
+        return None, skipped
+    write_results(
+        sorted(records, key=lambda record: (about["schemes"].index(record.scheme), record.seed)),
+        output,
+        about=about["shown"],
+        baseline=about["baseline"],
+        titles=list(about["titles"]),
+        scratch=about["scratch"],
+        published=about["published"],
+        start_rates={name: (line, rate) for name, (line, rate) in about["start_rates"].items()},
+        frozen_ranges=searched_ranges(output, about["bi_directional"]),
+    )
+    return output / "report.html", skipped
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a study has been run in this folder."""
+    return (folder / ABOUT_FILE).is_file()
+
+
+def _matrix(study: Study, output: Path, data: Path | None, seeds: int | None, schemes: Sequence[str] | None) -> Matrix:
+    return make_matrix(study, data, output, study.seeds if seeds is None else seeds, schemes or list(study.schemes))
+
+
+def _expected(matrix: Matrix, left: int, workers: int) -> str:
+    """By the median wall-clock of the trainings that are done."""
+    seconds = [_wall_seconds(folder) for folder, job in matrix.jobs if is_done(folder, job)]
+    if not seconds:
+        return "How long that takes is known once one is done: try --seeds 1 --schemes with one scheme."
+    hours, minutes = divmod(round(left * statistics.median(seconds) / workers / 60), 60)
+    return f"By those that are done: about {hours} h {minutes} min with {workers} at a time."
+
+
+def _wall_seconds(folder: Path) -> float:
+    report = json.loads((folder / "runs/train/run_report.json").read_text(encoding="utf-8"))
+    return float(report["wall_seconds"])
+
+
+def _write_about(study: Study, output: Path, command: str) -> None:
+    content = {
+        "titles": study.scores,
+        "schemes": list(study.schemes),
+        "baseline": study.baseline,
+        "scratch": study.scratch,
+        "published": study.published,
+        "start_rates": study.start_rates,
+        "bi_directional": next((name for name, e in study.schemes.items() if e.search == "bi-directional"), None),
+        "shown": {
+            "title": study.title,
+            "command": command,
+            "data": study.about_data,
+            "bundle": study.bundle.name,
+            "settings": dict(study.keys),
+            "date": date.today().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_gpus()}",
+            "torch": torch.__version__,
+        },
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output / ABOUT_FILE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _gpus() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def _read_about(output: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((output / ABOUT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{output / ABOUT_FILE} cannot be read ({error}); run the study first.") from error
+    return content

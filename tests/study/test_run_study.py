@@ -1,0 +1,230 @@
+"""A real study: what runs, what is skipped, what is refused, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import study_in
+
+from metalr_monai.study.collect import collect
+from metalr_monai.study.job import Job, run_folder
+from metalr_monai.study.matrix import make_matrix
+from metalr_monai.study.study import plan_study, report_study, run_study
+from metalr_monai.study.study_file import Study, StudyError
+
+TITLES = {"accuracy": "accuracy.value"}
+NAMES = ["from scratch", "all layers", "tuned rate"]
+
+
+def copied(finished: Path, folder: Path) -> Path:
+    """The finished study in a folder of its own; nothing in it depends on where it lies but the jobs' paths."""
+    shutil.copytree(finished, folder)
+    for file in folder.rglob("study_run.json"):
+        file.write_text(file.read_text().replace(str(finished), str(folder)))
+    return folder
+
+
+def times(output: Path) -> dict[str, int]:
+    """When each training's report was last written."""
+    return {str(file.relative_to(output)): file.stat().st_mtime_ns for file in output.rglob("run_report.json")}
+
+
+def scores(output: Path) -> dict[tuple[str, int], tuple[float, ...]]:
+    records, _ = collect(output, TITLES)
+    return {(r.scheme, r.seed): (r.scores["accuracy"], *(epoch.train_loss for epoch in r.epochs)) for r in records}
+
+
+def test_every_scheme_is_run_scored_and_reported(finished: Path) -> None:
+    records, skipped = collect(finished, TITLES)
+    assert sorted(record.scheme for record in records) == sorted(NAMES)
+    assert skipped == {}
+    assert len(list(finished.rglob("run_report.json"))) == 1 + 3 + 2  # the source, the schemes, the search
+    for name in ("results.md", "results.csv", "results.json", "report.html"):
+        assert (finished / name).stat().st_size > 0
+    assert all(0 <= record.scores["accuracy"] <= 1 and len(record.epochs) == 2 for record in records)
+    assert {len(record.cases) for record in records} == {len(records[0].cases)}
+
+
+def test_all_but_scratch_start_from_the_source_network(finished: Path) -> None:
+    keys = {name: Job.read(run_folder(finished, name, 0)).keys for name in NAMES}
+    assert {name: keys[name].get("checkpoint") for name in NAMES} == {
+        "from scratch": None,
+        "all layers": str(finished / "source/models/model.pt"),
+        "tuned rate": str(finished / "source/models/model.pt"),
+    }
+
+
+def test_a_search_chooses_by_inner_validation_and_its_time_counts(finished: Path) -> None:
+    folder = run_folder(finished, "tuned rate", 0)
+    reports = [json.loads(file.read_text()) for file in sorted(folder.glob("search/*/runs/train/run_report.json"))]
+    assert [len(report["split"]["validation"]) > 0 for report in reports] == [True, True]
+    assert [(folder / "search" / name / "runs/evaluate").exists() for name in ("lr_1e-06", "lr_0.003")] == [False] * 2
+    validated = {report["settings"]["lr"]: report["key_metric"]["last"] for report in reports}
+    chosen = Job.read(folder).keys["lr"]
+    assert validated[chosen] == max(validated.values())
+    own = json.loads((folder / "runs/train/run_report.json").read_text())
+    assert own["settings"]["lr"] == chosen
+    assert "validation" not in {part for part, cases in own["split"].items() if cases}  # trained on all of it
+    record = next(record for record in collect(finished, TITLES)[0] if record.scheme == "tuned rate")
+    assert record.search_seconds == pytest.approx(sum(e["seconds"] for report in reports for e in report["epochs"]))
+    assert record.chosen == f"lr {chosen}"
+
+
+def test_what_is_done_is_not_run_again(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "again")
+    before = times(output)
+    (output / "results.md").unlink()
+    assert list(run_study(small_study, output, command="study").failures) == []
+    assert times(output) == before
+    assert (output / "results.md").exists()
+
+
+def test_a_study_killed_at_any_time_is_completed_without_repeating_runs(
+    small_study: Study, finished: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from metalr_monai.study.study import run_study; from metalr_monai.study.study_file import read_study\n"
+        "run_study(read_study(sys.argv[1]), Path(sys.argv[2]), command='study')"
+    )
+    file = small_study.bundle.parents[1] / "configs/studies/small.yaml"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(file), str(tmp_path / "out")], start_new_session=True
+    )
+    first = run_folder(tmp_path / "out", "from scratch", 0) / "runs/evaluate/metrics.json"
+    while not first.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = times(tmp_path / "out")
+    ended = {name for name in done if json.loads((tmp_path / "out" / name).read_text())["status"] == "completed"}
+    assert len(ended) >= 2
+    outcome = run_study(small_study, tmp_path / "out", command="study", workers=2)
+    assert list(outcome.failures) == []
+    assert {name: moment for name, moment in times(tmp_path / "out").items() if name in ended} == {
+        name: done[name] for name in ended
+    }
+    assert scores(tmp_path / "out") == scores(finished)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra cluster")
+def test_ray_makes_the_same_runs(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "ray"
+    outcome = run_study(small_study, output, command="study", executor="ray", workers=2)
+    assert list(outcome.failures) == []
+    assert scores(output) == scores(finished)
+    before = times(output)
+    run_study(small_study, output, command="study", executor="ray", workers=2)
+    assert times(output) == before
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    schemes = {
+        "all layers": {"overlays": ["schemes/all_layers.json"]},
+        "hopeless": {"overlays": ["schemes/all_layers.json"], "keys": {"checkpoint": "none.pt"}, "pretrained": False},
+        "scratch": {"overlays": ["schemes/all_layers.json"], "pretrained": False},
+    }
+    study = study_in(tmp_path / "study", schemes=schemes, scratch="scratch")
+    outcome = run_study(study, output, command="study")
+    assert [(failure.scheme, failure.seed) for failure in outcome.failures] == [("hopeless", 0)]
+    assert "none.pt" in outcome.failures[0].reason
+    assert "log.txt" in outcome.failures[0].reason
+    assert list(outcome.skipped.values()) == ["not finished"]
+    assert "scratch" in (output / "results.md").read_text()
+
+
+def test_a_spoiled_folder_is_passed_over_by_name(finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    (run_folder(output, "from scratch", 0) / "runs/evaluate/metrics.json").write_text("{")
+    (run_folder(output, "tuned rate", 0) / "runs/train/run_report.json").write_text("[]")
+    page, skipped = report_study(output)
+    assert page is not None
+    assert {folder.parent.name for folder in skipped} == {"from_scratch", "tuned_rate"}
+    assert "JSONDecodeError" in skipped[run_folder(output, "from scratch", 0)]
+    assert "from scratch" not in (output / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("what", ["code", "data"])
+def test_runs_of_other_code_or_data_are_refused_unless_told(
+    small_study: Study, finished: Path, tmp_path: Path, what: str
+) -> None:
+    output = copied(finished, tmp_path / "out")
+    file = run_folder(output, "all layers", 0) / "study_run.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, what: "0123456789abcdef"}))
+    for refused in (lambda: report_study(output), lambda: run_study(small_study, output, command="study")):
+        with pytest.raises(StudyError, match=rf"differ in their {what} .*0123456789abcdef: all_layers/seed_0.*--mixed"):
+            refused()
+    assert report_study(output, mixed=True)[0] is not None
+
+
+def test_a_run_of_other_settings_is_refused(finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    before = times(output)
+    keys = {"epochs": 3, "val_interval": 1, "meta": 0.3, "split": "fold 1 of 3"}
+    with pytest.raises(StudyError, match=r"was run with epochs=2, and the study has 3"):
+        run_study(study_in(tmp_path / "study", keys=keys), output, command="study")
+    assert times(output) == before
+
+
+def test_a_dry_run_says_what_is_left_and_how_long_it_takes(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    options = {"data": None, "schemes": None, "workers": 1}
+    text = plan_study(small_study, tmp_path / "new", seeds=None, **options)
+    assert "6 of 6 trainings are left. How long that takes is known once one is done" in text
+    output = copied(finished, tmp_path / "out")
+    text = plan_study(small_study, output, seeds=2, **options)
+    assert [line.split()[-2:] for line in text.splitlines()[1:4]] == [["2", "1"], ["2", "1"], ["6", "3"]]
+    assert "5 of 11 trainings are left. By those that are done: about 0 h" in text
+
+
+def test_an_unknown_scheme_is_refused_with_near_misses(small_study: Study, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"no scheme 'all layer'.*Did you mean all layers"):
+        make_matrix(small_study, None, tmp_path, 1, ["all layer"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phantoms": {"kind": "bus"}}, "kind is 'bus'; expected one of lits, "),
+        ({"schemes": {"all layers": {"search": "deep"}}, "scratch": None}, "search is 'deep'; expected layer-wise"),
+        ({"schemes": {"all layers": {"search": {}}}, "scratch": None}, "names no values"),
+        ({"schemes": {"all layers": {"search": {"lr": []}}}, "scratch": None}, "names no values"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_does(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    study = study_in(tmp_path, **changes)
+    with pytest.raises(StudyError, match=message):
+        run_study(study, tmp_path / "out", command="study")
+    assert not (tmp_path / "out/source").exists()
+
+
+def test_data_of_the_users_must_be_there(tmp_path: Path) -> None:
+    study = study_in(tmp_path / "study", phantoms=None, folder="images", source=None)
+    with pytest.raises(StudyError, match="name its folder with --data"):
+        run_study(study, tmp_path / "out", command="study")
+    with pytest.raises(StudyError, match=r"There is no folder .*/images; expected the study's data there"):
+        run_study(study, tmp_path / "out", command="study", data=tmp_path)
+
+
+def test_a_study_that_needs_a_gpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(StudyError, match="needs a GPU"):
+        run_study(study_in(tmp_path, needs_gpu=True), tmp_path / "out", command="study")
+
+
+def test_an_unknown_executor_is_refused(small_study: Study, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"executor is 'rays'; expected one of local, ray\. Did you mean ray"):
+        run_study(small_study, tmp_path / "out", command="study", executor="rays")
