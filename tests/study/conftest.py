@@ -59,5 +59,5 @@ def study_in(folder: Path, **changes: object) -> Study:
         (folder / "configs" / name).symlink_to(ROOT / "configs" / name)
     (folder / "bundles").symlink_to(ROOT / "bundles")
     content = {key: value for key, value in {**SMALL, **changes}.items() if value is not None}
-    (studies / "small.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (studies / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return read_study(studies / "small.yaml")

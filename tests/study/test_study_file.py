@@ -28,7 +28,7 @@ def written(folder: Path, **changes: object) -> Path:
     studies.mkdir(parents=True)
     (folder / "configs/schemes").symlink_to(ROOT / "configs/schemes")
     (folder / "bundles").symlink_to(ROOT / "bundles")
-    (studies / "one.yaml").write_text(yaml.safe_dump({**STUDY, **changes}), encoding="utf-8")
+    (studies / "one.yaml").write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
     return studies / "one.yaml"
 
 
