@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,13 @@ class Bundle:
     @property
     def metadata(self) -> Path:
         return self.configs / "metadata.json"
+
+    @property
+    def scored_before_training_alone(self) -> dict[str, int]:
+        """For a run of one epoch, validated at an interval of two: later scores would take the place of the first."""
+        handlers = json.loads((self.configs / "train.json").read_text(encoding="utf-8"))["train"]["handlers"]
+        place = next(i for i, handler in enumerate(handlers) if handler["_target_"] == "ValidationHandler")
+        return {f"train#handlers#{place}#interval": 2}
 
     def workflow(self, *names: str | Path, kind: str = "train", **options: object) -> ConfigWorkflow:
         files = [str(self.configs / name) for name in names]

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from bundle_runs import call, rows, weights
 from lesion_2d_bundle import BLOCKS, LESION, SMALL, TRAINING, WARNINGS
+from two_ranks import needs_gloo
 
 from metalr_monai import image_list, make_group_split, write_split
 
 ONE_BY_ONE = {"validate#dataloader#batch_size": 1}  # the size of a batch moves the last digit of its predictions
-needs_gloo = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
 pytestmark = [WARNINGS, needs_gloo]
 
 
@@ -30,13 +29,6 @@ def uneven(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def before_training_alone() -> dict[str, int]:
-    """Validate one epoch at an interval of two: the scores after training would take the place of those before it."""
-    handlers = json.loads((LESION.configs / "train.json").read_text(encoding="utf-8"))["train"]["handlers"]
-    place = next(i for i, handler in enumerate(handlers) if handler["_target_"] == "ValidationHandler")
-    return {f"train#handlers#{place}#interval": 2}
-
-
 @pytest.fixture(scope="module")
 def in_two_processes(
     frames: Path, uneven: Path, tmp_path_factory: pytest.TempPathFactory
@@ -44,7 +36,7 @@ def in_two_processes(
     """A training of one epoch on two ranks, validated before it, and its options; each rank writes its rates."""
     root = tmp_path_factory.mktemp("two")
     options = {**TRAINING, "epochs": 1, "batch_size": 2, "dataset_dir": str(frames), "split": str(uneven)}
-    options |= {**ONE_BY_ONE, **before_training_alone()}
+    options |= {**ONE_BY_ONE, **LESION.scored_before_training_alone}
     del options["device"]
     rates = (
         "$pathlib.Path(@bundle_root, f'rates_{dist.get_rank()}.json').write_text(json.dumps(@train#metalr.tuner.lrs))"

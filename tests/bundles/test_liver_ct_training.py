@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from liver_ct_bundle import BLOCKS, CONFIGS, GRID, ROOT, TRAINING, WARNINGS, call, command, rows, run, weights, workflow
-from monai.utils import set_determinism
+from liver_ct_bundle import (
+    BLOCKS,
+    CONFIGS,
+    GRID,
+    LIVER,
+    ROOT,
+    TRAINING,
+    WARNINGS,
+    call,
+    command,
+    rows,
+    run,
+    weights,
+)
+from two_ranks import needs_gloo
 
 from metalr_monai import GenesisUNet3D
 
@@ -54,15 +66,12 @@ def test_a_loader_that_monai_label_puts_before_the_handlers_disturbs_none(
     assert [block["name"] for block in report["metalr"]["blocks"]] == BLOCKS
 
 
-needs_gloo = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
-
-
 @pytest.fixture(scope="module")
 def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A training of one epoch on two ranks, validated before it, and its options; each rank writes its rates."""
     root = tmp_path_factory.mktemp("two")
     options = {**TRAINING, "epochs": 1, "batch_size": 1, "phantoms": 8, "split": "fold 1 of 3"}
-    options["train#handlers#2#interval"] = 2  # or the scores after training would take the place of those before it
+    options |= LIVER.scored_before_training_alone
     del options["device"]
     rates = (
         "$pathlib.Path(@bundle_root, f'rates_{dist.get_rank()}.json').write_text(json.dumps(@train#metalr.tuner.lrs))"
@@ -125,27 +134,6 @@ def test_two_processes_evaluate_as_one(
     assert [float(row["dice"]) > 0 for row in rows(two / "metrics.csv")] == [True] * 3
     assert rows(two / "metrics.csv") == rows(tmp_path / "one/metrics.csv")
     assert (two / "metrics.json").read_text() == (tmp_path / "one/metrics.json").read_text()
-
-
-@pytest.mark.parametrize("scheme", ["all_layers", "last_layer"])
-def test_schemes_train_what_they_say(scheme: str, data: Path, tmp_path: Path) -> None:
-    options = {**TRAINING, "epochs": 1, "dataset_dir": str(data), "bundle_root": str(tmp_path)}
-    bundle = workflow("train.json", ROOT / "configs/schemes" / f"{scheme}.json", **options)
-    try:
-        bundle.initialize()
-        network = bundle.parser.get_parsed_content("network_def")
-        before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        bundle.run()
-    finally:
-        set_determinism(None)
-    moved = {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
-    wanted = set(before) if scheme == "all_layers" else {"out_tr.final_conv.weight", "out_tr.final_conv.bias"}
-    # A bias in front of a batch norm has no gradient but rounding errors, which may be zero.
-    assert {name for name in wanted if not name.endswith("conv1.bias")} <= moved <= wanted
-    report = json.loads((tmp_path / "runs/train/run_report.json").read_text(encoding="utf-8"))
-    assert report["metalr"] is None
-    assert report["status"] == "completed"
-    assert not (tmp_path / "runs/train/rates.csv").exists()
 
 
 def test_tumours_and_soft_dice_are_a_key_each(data: Path, tmp_path: Path) -> None:
