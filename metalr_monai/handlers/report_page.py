@@ -26,7 +26,8 @@ _MOST_POINTS = 1000  # of a curve: more than the page has pixels
 _MANY_LINES = 6  # of a panel: more leave no room for their names inside it
 _MOST_CASES = 20  # of those that are classified wrong; the others are folded away
 _NAMES = frozenset({"case", "case_id", "group", "class", "true", "predicted"})  # text, even where it is a number
-_SCORES, _OTHERS = "validation scores", "other validation metrics"
+_SCORES, _OTHERS, _ERRORS = "scores", "other metrics", "lower is better"
+_LOWER_IS_BETTER = frozenset({"ece", "log_loss"})
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def _draw_rates(table: Table | None) -> str | None:
 
 
 def _draw_curves(report: Mapping[str, Any]) -> str | None:
-    """Training loss and validation metrics over the epochs, those within [0, 1] on axes of their own."""
+    """Training loss and validation metrics over the epochs, those within [0, 1] on axes of their own; the key metric in
+    black."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     losses = [(entry["epoch"], _float(entry["train_loss"])) for entry in report["epochs"]]
     if losses:
@@ -209,10 +211,12 @@ def _draw_curves(report: Mapping[str, Any]) -> str | None:
         points = [(entry["epoch"], _float(entry["metrics"].get(name))) for entry in report["validation"]]
         known = [value for _, value in points if not math.isnan(value)]
         if known:
-            panel = _SCORES if all(0 <= value <= 1 for value in known) else _OTHERS
+            share = all(0 <= value <= 1 for value in known)
+            panel = _ERRORS if name in _LOWER_IS_BETTER else _SCORES if share else _OTHERS
             panels.setdefault(panel, {})[name] = points
     if not panels:
         return None
+    key = (report["key_metric"] or {}).get("name")
     many = [len(lines) > _MANY_LINES for lines in panels.values()]
     figure, all_axes = _figure(len(panels), height=3.0, width_ratios=[2 if wide else 1 for wide in many])
     for axes, wide, (title, lines) in zip(all_axes, many, panels.items(), strict=True):
@@ -222,7 +226,8 @@ def _draw_curves(report: Mapping[str, Any]) -> str | None:
             axes.plot(
                 *zip(*points, strict=True),
                 label=name,
-                linewidth=1.5,
+                linewidth=2.5 if name == key else 1.2,
+                color="black" if name == key else None,
                 linestyle=style,
                 marker="." if few else None,
                 markersize=5,

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -380,6 +381,19 @@ def test_the_page_shows_the_figures(finished):
         assert words in page or words == "3 train"
     assert all(case in page for names in report["split"].values() for case in names)
     assert finished.html.count('src="data:image/svg+xml;base64,') == 2
+
+
+def test_a_best_epoch_is_shown_only_where_there_is_a_validation_part(finished, tmp_path):
+    def page(split):
+        shutil.copytree(finished.folder, tmp_path / str(len(split)))
+        report = tmp_path / str(len(split)) / "run_report.json"
+        report.write_text(json.dumps({**finished.json, "split": split}))
+        return _text(write_report_page(report.parent).read_text(encoding="utf-8"))
+
+    with_validation = page({"train": ["a"], "validation": ["b"], "test": ["c"]})
+    assert "<dt>best " in with_validation and "<h2>Validation</h2>" in with_validation
+    without = page({"train": ["a"], "test": ["c"]})
+    assert "<dt>best " not in without and "<h2>Scores on the test part</h2>" in without
 
 
 def test_the_page_needs_nothing_else(finished):
