@@ -126,6 +126,7 @@ def study(
     output: str,
     *,
     data: str | None = None,
+    checkpoint: str | None = None,
     seeds: int | None = None,
     schemes: str | Sequence[str] | None = None,
     workers: int = 1,
@@ -137,6 +138,7 @@ def study(
 
     FILE: such as configs/studies/xray_to_busi.yaml. OUTPUT: folder of the study; what is done there is not run again.
     --data: the folder that the study's data is in.
+    --checkpoint: pre-trained weights, in place of the study's source network.
     --seeds: how many; those of the file unless told otherwise.
     --schemes: some of the study's, such as "all layers,MetaLR".
     --workers: trainings at a time, 1 unless told otherwise.
@@ -148,13 +150,19 @@ def study(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"--{name} is {value!r}; expected a whole number, 1 or more.")
     read, folder = read_study(file), Path(output).expanduser().absolute()
-    place = None if data is None else Path(data).expanduser().absolute()
+    place, weights = (None if path is None else Path(path).expanduser().absolute() for path in (data, checkpoint))
     some = schemes.split(",") if isinstance(schemes, str) else schemes
     names = None if some is None else [name.strip() for name in some]
     if dry_run:
-        plan = plan_study(read, folder, data=place, seeds=seeds, schemes=names, workers=workers)
+        plan = plan_study(read, folder, data=place, checkpoint=weights, seeds=seeds, schemes=names, workers=workers)
         return Answer({"plan": plan}, plan)
-    words = ["python -m metalr_monai study", file, "OUTPUT", *(["--data DATA"] if data else [])]
+    words = [
+        "python -m metalr_monai study",
+        file,
+        "OUTPUT",
+        *(["--data DATA"] if data else []),
+        *(["--checkpoint FILE"] if checkpoint else []),
+    ]
     command = " ".join([*words, f"--seeds {read.seeds if seeds is None else seeds}"])
     return _study_answer(
         run_study(
@@ -162,6 +170,7 @@ def study(
             folder,
             command=command,
             data=place,
+            checkpoint=weights,
             seeds=seeds,
             schemes=names,
             workers=workers,

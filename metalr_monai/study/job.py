@@ -90,7 +90,8 @@ def run(folder: Path) -> None:
 
     with _alone_in(folder):
         job = Job.read(folder)
-        common = {"meta_file": job.meta_file, "bundle_root": str(folder), **job.keys}
+        keys = {key: "$None" if value is None else value for key, value in job.keys.items()}  # MONAI drops a None
+        common = {"meta_file": job.meta_file, "bundle_root": str(folder), **keys}
         if not is_trained(folder):
             run_config(config_file=job.config_files, **common)
         if not is_done(folder, job):

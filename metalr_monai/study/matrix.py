@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from ..data.ct_phantom import write_lits_phantoms
 from ..data.prepare_images import PHANTOM_WRITERS
 from ..errors import near_misses
@@ -54,11 +56,17 @@ class Matrix:
         return [*([self.source] if self.source else []), *(job for run in self.runs for job in run.jobs)]
 
 
-def make_matrix(study: Study, data: Path | None, output: Path, seeds: int, schemes: Sequence[str]) -> Matrix:
+def make_matrix(
+    study: Study, data: Path | None, output: Path, seeds: int, schemes: Sequence[str], checkpoint: Path | None = None
+) -> Matrix:
     """The runs of some schemes of a study. Phantoms that are its data are generated into `output`.
 
+    Args:
+        checkpoint: pre-trained weights, in place of the study's source network.
+
     Raises:
-        StudyError: an unknown scheme, a search without candidates, or a folder of data that is not there.
+        StudyError: an unknown scheme, a search without candidates, a folder of data that is not there, or a scheme that
+            starts from a pre-trained network where there is none.
     """
     for name in schemes:
         if name not in study.schemes:
@@ -66,7 +74,7 @@ def make_matrix(study: Study, data: Path | None, output: Path, seeds: int, schem
             raise StudyError(f"There is no scheme {name!r}; known: {known}.{near_misses(name, study.schemes)}")
     code, meta = code_fingerprint(study.bundle), str(study.bundle / "configs/metadata.json")
     source = None
-    if study.source is not None:
+    if study.source is not None and checkpoint is None:
         folder = _data_folder(study.source.data, data, output / "source_phantoms")
         job = Job(
             scheme="source",
@@ -81,9 +89,10 @@ def make_matrix(study: Study, data: Path | None, output: Path, seeds: int, schem
         source = (output / "source", job)
     target = _data_folder(study.data, data, output / "phantoms")
     fixed = {"meta_file": meta, "code": code, "data": data_fingerprint(target)}
+    weights = checkpoint if source is None else output / "source/models/model.pt"
     found = {name: candidates(study, study.schemes[name]) for name in schemes}
     runs = [
-        _run(study, study.schemes[name], seed, target, output, found[name], fixed)
+        _run(study, study.schemes[name], seed, target, output, found[name], fixed, weights)
         for seed in range(seeds)
         for name in schemes
     ]
@@ -98,12 +107,20 @@ def _run(
     output: Path,
     tried: Sequence[Candidate],
     fixed: Mapping[str, str],
+    weights: Path | None,
 ) -> Run:
     folder = run_folder(output, entry.name, seed)
     keys = {"dataset_dir": str(target), **study.keys, **entry.keys, "seed": seed}
-    if entry.pretrained and study.source is not None:
-        keys["checkpoint"] = str(output / "source/models/model.pt")
     files = [str(study.train_config), *study.overlays, *entry.overlays]
+    if not entry.pretrained:
+        keys["checkpoint"] = None
+    elif weights is not None:
+        keys["checkpoint"] = str(weights)
+    elif not (keys.get("checkpoint") or ConfigParser.load_config_files(files).get("checkpoint")):
+        raise StudyError(
+            f"{entry.name} starts from a pre-trained network, and there is none: name one with --checkpoint, give the "
+            f"study a source, or set pretrained: false."
+        )
 
     def job(evaluate: str, more: Mapping[str, Any]) -> Job:
         return Job(entry.name, seed, files, evaluate=evaluate, keys={**keys, **more}, **fixed)

@@ -49,6 +49,7 @@ def run_study(
     *,
     command: str,
     data: Path | None = None,
+    checkpoint: Path | None = None,
     seeds: int | None = None,
     schemes: Sequence[str] | None = None,
     workers: int = 1,
@@ -61,6 +62,7 @@ def run_study(
         output: folder of the study, with a folder a run; made if missing.
         command: as the user typed it, for the report.
         data: folder that the study's data is in or below.
+        checkpoint: pre-trained weights, in place of the study's source network.
         seeds: 0 … seeds − 1; the study file's number by default.
         schemes: some of the study's; all by default.
         workers: runs at a time.
@@ -76,7 +78,7 @@ def run_study(
         )
     if study.needs_gpu and executor == "local" and not torch.cuda.is_available():
         raise StudyError("This study needs a GPU (needs_gpu), and this machine has none that torch can use.")
-    matrix = _matrix(study, output, data, seeds, schemes)
+    matrix = _matrix(study, output, data, checkpoint, seeds, schemes)
     failures = EXECUTORS[executor](matrix, workers, mixed=mixed)
     _write_about(study, output, command)
     page, skipped = report_study(output, mixed=mixed)
@@ -84,10 +86,17 @@ def run_study(
 
 
 def plan_study(
-    study: Study, output: Path, *, data: Path | None, seeds: int | None, schemes: Sequence[str] | None, workers: int
+    study: Study,
+    output: Path,
+    *,
+    data: Path | None = None,
+    checkpoint: Path | None = None,
+    seeds: int | None = None,
+    schemes: Sequence[str] | None = None,
+    workers: int = 1,
 ) -> str:
     """The matrix in words: what is done, what is left, and how long that takes by the runs that are done."""
-    matrix = _matrix(study, output, data, seeds, schemes)
+    matrix = _matrix(study, output, data, checkpoint, seeds, schemes)
     names = list(dict.fromkeys(run.own.scheme for run in matrix.runs))
     width = max(map(len, names))
     lines = [f"{'scheme':<{width}}  trainings  done"]
@@ -130,8 +139,18 @@ def is_study(folder: Path) -> bool:
     return (folder / ABOUT_FILE).is_file()
 
 
-def _matrix(study: Study, output: Path, data: Path | None, seeds: int | None, schemes: Sequence[str] | None) -> Matrix:
-    return make_matrix(study, data, output, study.seeds if seeds is None else seeds, schemes or list(study.schemes))
+def _matrix(
+    study: Study,
+    output: Path,
+    data: Path | None,
+    checkpoint: Path | None,
+    seeds: int | None,
+    schemes: Sequence[str] | None,
+) -> Matrix:
+    if checkpoint is not None and not checkpoint.is_file():
+        raise StudyError(f"There is no file {checkpoint}; expected pre-trained weights.")
+    number = study.seeds if seeds is None else seeds
+    return make_matrix(study, data, output, number, schemes or list(study.schemes), checkpoint)
 
 
 def _expected(matrix: Matrix, left: int, workers: int) -> str:

@@ -73,7 +73,8 @@ def train(task: Task, name: str, **options: object) -> Trained:
     """Run the bundle with the overlay; which blocks have other weights then, and which no `FrozenBlocks` names."""
     if missing(name):
         pytest.skip(f"needs {', '.join(missing(name))}, of the extra rivals")
-    bundle = task.bundle.workflow("train.json", SCHEMES / f"{name}.json", **{**task.options, **options})
+    learning = {} if "meta" in overlay(name) else {"meta": "training"}
+    bundle = task.bundle.workflow("train.json", SCHEMES / f"{name}.json", **{**task.options, **learning, **options})
     try:
         bundle.initialize()
         groups = bundle.parser.get_parsed_content("optimizer").param_groups

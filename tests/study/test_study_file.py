@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from monai.bundle import ConfigParser
 
+from metalr_monai import check_settings
 from metalr_monai.study.study_file import StudyError, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +44,20 @@ def test_a_study_is_read_with_paths_made_absolute(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs/studies").glob("*.yaml")), ids=lambda file: file.stem)
-def test_the_studies_of_the_repository_are_whole(file: Path) -> None:
+def test_the_studies_of_the_repository_have_settings_that_a_run_accepts(file: Path) -> None:
     study = read_study(file)
     assert study.baseline in study.schemes
-    assert study.scores
+    for entry in study.schemes.values():
+        parser = ConfigParser()
+        parser.read_config([str(study.train_config), *study.overlays, *entry.overlays])
+        values = {**study.keys, **entry.keys, "checkpoint": None}
+        for key, value in values.items():
+            parser[key] = value
+        settings = parser.get_parsed_content("settings")
+        check_settings(settings)
+        assert {key: settings[key] for key in values if key in settings} == {
+            key: value for key, value in values.items() if key in settings
+        }
 
 
 @pytest.mark.parametrize(
