@@ -46,6 +46,14 @@ class WeightsError(MetaLRError, ValueError):
     """A checkpoint cannot be read, holds no weights, or does not fit the network."""
 
 
+def own_error(error: BaseException) -> MetaLRError | None:
+    """The error of this package out of which another library, such as MONAI in a config, has made `error`; or None."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MetaLRError):
+        cause = cause.__cause__
+    return cause
+
+
 def near_misses(name: str, candidates: Iterable[str]) -> str:
     """A sentence for an error message with the names that `name` may have meant, or nothing."""
     near = difflib.get_close_matches(name, list(candidates), n=5)

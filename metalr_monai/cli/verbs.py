@@ -6,10 +6,11 @@ A verb's signature and docstring are its usage: positional arguments are words, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.bundle import run as run_config
@@ -26,10 +27,11 @@ from .. import (
 from ..data.ct_lists import READERS
 from ..data.image_lists import IMAGE_READERS
 from ..data.prepare_images import PHANTOM_WRITERS
-from ..errors import MetaLRError, OptionError, first_few, near_misses
+from ..errors import MetaLRError, OptionError, first_few, near_misses, own_error
 from ..handlers import run_facts
-from ..study.study import Outcome, is_study, plan_study, report_study, run_study
-from ..study.study_file import read_study
+
+if TYPE_CHECKING:
+    from ..study.study import Outcome
 
 
 class BundleError(MetaLRError, ValueError):
@@ -114,7 +116,10 @@ def report(folder: str, *, mixed: bool = False) -> Answer:
 
     --mixed: of a study, take runs of different code or data together.
     """
-    if is_study(Path(folder)):
+    if (Path(folder) / "study.json").is_file():
+        _refuse_windows()
+        from ..study.study import Outcome, report_study
+
         page, skipped = report_study(Path(folder), mixed=mixed)
         return _study_answer(Outcome(page, (), skipped))
     page = write_report_page(folder)
@@ -146,6 +151,10 @@ def study(
     --dry-run: only say what would run, and how long it would take.
     --mixed: take runs of different code or data together.
     """
+    _refuse_windows()
+    from ..study.study import plan_study, run_study
+    from ..study.study_file import read_study
+
     for name, value in (("seeds", 1 if seeds is None else seeds), ("workers", workers)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"--{name} is {value!r}; expected a whole number, 1 or more.")
@@ -198,7 +207,7 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     try:
         run_config(config_file=str(config), bundle_root=str(root), dataset_dir=str(images), output_dir=str(results))
     except RuntimeError as error:
-        if (wrapped := _wrapped(error)) is None:
+        if (wrapped := own_error(error)) is None:
             raise
         raise wrapped from None
     written = sorted(str(path) for path, moment in _moments(results).items() if before.get(path) != moment)
@@ -219,6 +228,12 @@ VERBS: dict[str, Verb] = {
     "predict": predict,
     "study": study,
 }
+
+
+def _refuse_windows() -> None:
+    """Why studies are imported late: the import itself fails there."""
+    if os.name != "posix":
+        raise OptionError("Studies need Linux or macOS: runs are forked, and their folders are locked.")
 
 
 def _study_answer(outcome: Outcome) -> Answer:
@@ -253,14 +268,6 @@ def _inference_config(root: Path) -> Path:
     if missing:
         raise BundleError(f"{config} has no {', '.join(missing)}; expected the keys that choose input and output.")
     return config
-
-
-def _wrapped(error: BaseException) -> MetaLRError | None:
-    """The MetaLRError out of which MONAI has made `error` while it ran a config, if there is one."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, MetaLRError):
-        cause = cause.__cause__
-    return cause
 
 
 def _moments(folder: Path) -> dict[Path, int]:

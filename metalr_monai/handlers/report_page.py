@@ -216,7 +216,7 @@ def _draw_curves(report: Mapping[str, Any]) -> str | None:
             panels.setdefault(panel, {})[name] = points
     if not panels:
         return None
-    key = (report["key_metric"] or {}).get("name")
+    key = (report.get("key_metric") or {}).get("name")
     many = [len(lines) > _MANY_LINES for lines in panels.values()]
     figure, all_axes = _figure(len(panels), height=3.0, width_ratios=[2 if wide else 1 for wide in many])
     for axes, wide, (title, lines) in zip(all_axes, many, panels.items(), strict=True):

@@ -40,6 +40,8 @@ def candidates(study: Study, entry: Entry) -> list[Candidate]:
     if entry.search is None:
         return []
     if isinstance(entry.search, Mapping):
+        if not entry.search:
+            raise StudyError(f"{entry.name}: search names no keys to try values of.")
         found = [dict(zip(entry.search, values, strict=True)) for values in product(*entry.search.values())]
     elif entry.search in SEARCHES:
         ranges = SEARCHES[entry.search](_depth(study, entry))

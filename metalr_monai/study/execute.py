@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,9 +18,13 @@ from tqdm import tqdm
 from ..errors import first_few
 from .candidates import best
 from .collect import last_validation, refuse_mixture
-from .job import LOG_FILE, Job, is_done
+from .job import LOG_FILE, Job, is_done, run_logged
 from .matrix import Matrix, Run
 from .study_file import StudyError
+
+# Each run is a fork of a process that has imported torch and MONAI, and done nothing else: they take seconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["metalr_monai.study.job"])
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def execute(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Fa
 
     def in_process(folder: Path, job: Job) -> None:
         with _one_of(slots) as slot:
-            start(folder, job, environment(slot, workers))
+            start(folder, job, slot, workers)
 
     if matrix.source is not None and not is_done(*matrix.source):
         print(f"Training the source network (log: {matrix.source[0] / LOG_FILE}).", file=sys.stderr)
@@ -92,27 +96,23 @@ def chosen_job(run: Run, scores: Sequence[float]) -> Job:
     return replace(run.own, keys={**run.own.keys, **candidate.keys})
 
 
-def start(folder: Path, job: Job, variables: dict[str, str]) -> None:
-    """Run a job in a process of its own, and wait for it.
+def start(folder: Path, job: Job, slot: int = 0, workers: int = 1) -> None:
+    """Run a job in a process of its own, as the `slot`-th of some workers, and wait for it.
 
     Raises:
         StudyError: it failed; with the end of its log.
     """
     job.write(folder)
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "metalr_monai.study.job", str(folder)]
-        code = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, **variables}, check=False).returncode
-    if code:
+    gpus = torch.cuda.device_count()
+    variables = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus and workers > 1 else {}
+    threads = 0 if gpus or workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+    process = PROCESSES.Process(target=run_logged, args=(folder, variables, threads))
+    process.start()
+    process.join()
+    if process.exitcode:
         lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
-        raise StudyError(f"exit code {code}; {folder / LOG_FILE} ends with: {said.strip()}")
-
-
-def environment(slot: int, workers: int) -> dict[str, str]:
-    """What makes workers stay out of each other's way."""
-    if gpus := torch.cuda.device_count():
-        return {"CUDA_VISIBLE_DEVICES": str(slot % gpus)}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
+        raise StudyError(f"exit code {process.exitcode}; {folder / LOG_FILE} ends with: {said.strip()}")
 
 
 def refuse_strangers(jobs: Sequence[tuple[Path, Job]], *, mixed: bool = False) -> None:
@@ -139,11 +139,19 @@ def refuse_strangers(jobs: Sequence[tuple[Path, Job]], *, mixed: bool = False) -
 
 
 def _differences(there: Job, job: Job) -> Iterator[str]:
-    if there.config_files != job.config_files:
-        yield f"was run with the configs {there.config_files}, and the study has {job.config_files}"
-    for key in job.keys:  # a searching scheme's own run has the chosen keys besides
-        if there.keys.get(key) != job.keys[key]:
-            yield f"was run with {key}={there.keys.get(key)!r}, and the study has {job.keys[key]!r}"
+    """Folders may have moved: what is in them has fingerprints of its own."""
+    before, now = ([_file(name, 2) for name in of.config_files] for of in (there, job))
+    if before != now:
+        yield f"was run with the configs {', '.join(before)}, and the study has {', '.join(now)}"
+    for key, value in job.keys.items():  # a searching scheme's own run has the chosen keys besides
+        old, new = (_file(found, 1) if isinstance(found, str) else found for found in (there.keys.get(key), value))
+        if old != new:
+            yield f"was run with {key}={old!r}, and the study has {new!r}"
+
+
+def _file(name: str, parts: int) -> str:
+    """The end of a path; other texts as they are."""
+    return "/".join(Path(name).parts[-parts:]) if name.startswith("/") else name
 
 
 @contextmanager

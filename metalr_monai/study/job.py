@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own, `python -m metalr_monai.study.job FOLDER`: train, then score.
+"""One run of a study, in a process of its own: train, then score the test part.
 
 What is done is not done again, a training that was stopped goes on, and two processes never work in one folder.
 """
@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from monai.bundle import run as run_config
+
+from ..errors import own_error
 from ..files import atomic_path
 
 JOB_FILE = "study_run.json"
@@ -86,8 +92,6 @@ def _content(file: Path) -> Mapping[str, Any]:
 
 def run(folder: Path) -> None:
     """Do what is left of the folder's job."""
-    from monai.bundle import run as run_config  # seconds, which the study's own process is spared
-
     with _alone_in(folder):
         job = Job.read(folder)
         keys = {key: "$None" if value is None else value for key, value in job.keys.items()}  # MONAI drops a None
@@ -107,5 +111,23 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+def run_logged(folder: Path, variables: Mapping[str, str], threads: int) -> None:
+    """`run` as a process's whole work, with what it prints appended to the folder's log.
+
+    Args:
+        variables: of the environment.
+        threads: of torch; 0 leaves it the choice.
+    """
+    os.environ.update(variables)
+    if threads:
+        torch.set_num_threads(threads)
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+        try:
+            run(folder)
+        except Exception as error:
+            if (cause := own_error(error)) is None:
+                raise
+            traceback.print_exc()
+            sys.exit(f"{type(cause).__name__}: {cause}")  # last, where the study looks for the reason

@@ -115,7 +115,7 @@ def _run(
     if not entry.pretrained:
         keys["checkpoint"] = None
     elif weights is not None:
-        keys["checkpoint"] = str(weights)
+        keys.setdefault("checkpoint", str(weights))
     elif not (keys.get("checkpoint") or ConfigParser.load_config_files(files).get("checkpoint")):
         raise StudyError(
             f"{entry.name} starts from a pre-trained network, and there is none: name one with --checkpoint, give the "

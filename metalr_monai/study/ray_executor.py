@@ -44,7 +44,7 @@ def execute_on_ray(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> 
 def _complete(run: Run) -> str:
     """On a machine of the cluster: why the run failed, or nothing."""
     try:
-        complete(run, lambda folder, job: start(folder, job, {}), lambda: None)
+        complete(run, start, lambda: None)
     except StudyError as error:
         return str(error)
     return ""

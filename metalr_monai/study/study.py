@@ -134,11 +134,6 @@ def report_study(output: Path, *, mixed: bool = False) -> tuple[Path | None, dic
     return output / "report.html", skipped
 
 
-def is_study(folder: Path) -> bool:
-    """Whether a study has been run in this folder."""
-    return (folder / ABOUT_FILE).is_file()
-
-
 def _matrix(
     study: Study,
     output: Path,

@@ -51,13 +51,13 @@ def finished(small_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return output
 
 
-def study_in(folder: Path, **changes: object) -> Study:
+def study_in(place: Path, **changes: object) -> Study:
     """`SMALL` with changes, without what they set to None, written and read."""
-    studies = folder / "configs/studies"
+    studies = place / "configs/studies"
     studies.mkdir(parents=True)
     for name in ("schemes", "datasets", "sizes"):
-        (folder / "configs" / name).symlink_to(ROOT / "configs" / name)
-    (folder / "bundles").symlink_to(ROOT / "bundles")
+        (place / "configs" / name).symlink_to(ROOT / "configs" / name)
+    (place / "bundles").symlink_to(ROOT / "bundles")
     content = {key: value for key, value in {**SMALL, **changes}.items() if value is not None}
     (studies / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return read_study(studies / "small.yaml")
