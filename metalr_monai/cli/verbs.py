@@ -133,7 +133,7 @@ def study(
     data: str | None = None,
     checkpoint: str | None = None,
     seeds: int | None = None,
-    schemes: str | Sequence[str] | None = None,
+    schemes: str | None = None,
     workers: int = 1,
     executor: str = "local",
     dry_run: bool = False,
@@ -145,7 +145,7 @@ def study(
     --data: the folder that the study's data is in.
     --checkpoint: pre-trained weights, in place of the study's source network.
     --seeds: how many; those of the file unless told otherwise.
-    --schemes: some of the study's, such as "all layers,MetaLR".
+    --schemes: some of the study's, such as "all layers; MetaLR".
     --workers: trainings at a time, 1 unless told otherwise.
     --executor: local, or ray for the cluster of RAY_ADDRESS.
     --dry-run: only say what would run, and how long it would take.
@@ -160,8 +160,7 @@ def study(
             raise OptionError(f"--{name} is {value!r}; expected a whole number, 1 or more.")
     read, folder = read_study(file), Path(output).expanduser().absolute()
     place, weights = (None if path is None else Path(path).expanduser().absolute() for path in (data, checkpoint))
-    some = schemes.split(",") if isinstance(schemes, str) else schemes
-    names = None if some is None else [name.strip() for name in some]
+    names = None if schemes is None else [name.strip() for name in schemes.split(";")]
     if dry_run:
         plan = plan_study(read, folder, data=place, checkpoint=weights, seeds=seeds, schemes=names, workers=workers)
         return Answer({"plan": plan}, plan)
