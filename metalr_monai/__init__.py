@@ -51,7 +51,7 @@ from .schemes.l2_sp import L2SP
 from .schemes.layerwise_decay import LayerwiseDecay
 from .schemes.probe_then_tune import ProbeThenTune
 from .schemes.schedule_free import ScheduleFree
-from .schemes.scheduled_rates import ScheduledRates
+from .schemes.scheduled_rates import RateSchedule, ScheduledRates
 from .settings import check_settings
 from .weights.describe import describe_checkpoint
 from .weights.imagenet import efficientnet_lite0_file
@@ -88,6 +88,7 @@ __all__ = [
     "Progress",
     "RateHistory",
     "RateHistoryHandler",
+    "RateSchedule",
     "RegionsToLabeld",
     "RunCheckpoints",
     "RunReport",
