@@ -43,9 +43,9 @@ def _call(name: str, words: Sequence[str]) -> Callable[[], Answer]:
     def note(*values: Any, **flags: Any) -> None:  # noqa: ANN401 - whatever fire reads
         calls.append(functools.partial(VERBS[name], *values, **flags))
 
-    # Left alone, fire reads a folder named 2024 as a number.
+    # Left alone, fire reads a folder named 2024 as a number, and a scheme named "MetaLR, one-pass" as a tuple.
     parameters = inspect.signature(VERBS[name], eval_str=True).parameters
-    texts = {key: str for key, parameter in parameters.items() if parameter.annotation is str}
+    texts = {key: str for key, parameter in parameters.items() if parameter.annotation in (str, str | None)}
     SetParseFns(**texts)(note)
     words = _plain_flags(name, words)
     try:

@@ -406,6 +406,14 @@ def test_folders_may_be_called_like_numbers_and_lists(cli, tmp_path, monkeypatch
     assert cli("report", name)[:2] == (0, str(Path(name) / "report.html") + "\n")
 
 
+def test_scheme_names_with_commas_reach_the_study_as_they_are(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Path(__file__).parents[1] / "configs/studies/busi_to_xray.yaml"
+    code, _, err = cli("study", study, "out", "--schemes", "MetaLR, one-pass; all layer", "--dry-run")
+    assert code == 2
+    assert "There is no scheme 'all layer'" in err
+
+
 def test_bad_input_is_told_in_json_too(cli, tmp_path):
     code, out, err = cli("--json", "inspect", tmp_path / "missing.pt")
     found = json.loads(out)
