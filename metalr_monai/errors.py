@@ -46,6 +46,10 @@ class WeightsError(MetaLRError, ValueError):
     """A checkpoint cannot be read, holds no weights, or does not fit the network."""
 
 
+class StudyError(MetaLRError, ValueError):
+    """A study file, or the folder of a study, is not as expected."""
+
+
 def own_error(error: BaseException) -> MetaLRError | None:
     """The error of this package out of which another library, such as MONAI in a config, has made `error`; or None."""
     cause: BaseException | None = error

@@ -238,9 +238,9 @@ def _refuse_windows() -> None:
 def _study_answer(outcome: Outcome) -> Answer:
     failed = [f"failed: {failure.scheme}, seed {failure.seed}: {failure.reason}" for failure in outcome.failures]
     skipped = [f"not in the results: {folder} ({reason})" for folder, reason in outcome.skipped.items()]
-    page = "Nothing has been scored yet." if outcome.page is None else str(outcome.page)
+    page = "No run of the baseline has been scored yet." if outcome.page is None else str(outcome.page)
     data = {"page": outcome.page and str(outcome.page), "failed": failed, "skipped": skipped}
-    return Answer(data, "\n".join([*failed, *skipped, page]), not failed and outcome.page is not None)
+    return Answer(data, "\n".join([*failed, *skipped, page]), not failed)
 
 
 def _label_values(labels: object) -> tuple[int, ...]:

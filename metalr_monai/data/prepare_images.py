@@ -13,10 +13,11 @@ from ..errors import DataError, OptionError
 from ..files import atomic_path
 from .breast_ultrasound_phantom import write_busi_phantoms
 from .group_splits import apply_group_split, make_group_split
+from .hold_out import case_names, hold_out
 from .image_files import ImageItem
 from .image_lists import image_list
 from .lung_ultrasound_phantom import write_pocus_phantoms
-from .splits import write_split
+from .splits import Split, write_split
 
 PHANTOM_WRITERS: dict[str, Callable[..., list[Path]]] = {"pocus": write_pocus_phantoms, "busi": write_busi_phantoms}
 
@@ -58,14 +59,18 @@ def split_image_list(
 
     Args:
         kind: a name out of `image_lists.IMAGE_READERS`.
-        scheme: a name or file as `group_splits.make_group_split` takes it; a file says itself who is in validation.
-        validation: share of the training images.
+        scheme: a name or file as `group_splits.make_group_split` takes it; a file may say itself who is in validation.
+        validation: share of the training images, where a file names none.
 
     Raises:
         OptionError, DataError: see `image_list` and `make_group_split`.
     """
     items = image_list(kind, folder)
     split = make_group_split(items, scheme, seed=seed, validation=0.0 if scheme.endswith(".json") else validation)
+    if validation and not split["validation"]:
+        parts = apply_group_split(items, split)
+        train, held = (case_names(part) for part in hold_out(parts["train"], validation, seed))
+        split = Split({**split, "train": train, "validation": held}, split.scheme, split.seed)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     write_split(split, Path(output_dir) / "split.json")
     return apply_group_split(items, split)

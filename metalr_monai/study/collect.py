@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import first_few
+from ..errors import StudyError, first_few
 from .job import SCORED, TRAINED, Job, is_trained, run_folder
 from .records import EpochRecord, RunRecord
-from .study_file import StudyError
 
 Skipped = Mapping[Path, str]
 BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError)  # of files that a kill, a disk or an editor has spoiled
@@ -90,11 +90,11 @@ def _record(folder: Path, job: Job, titles: Mapping[str, str]) -> RunRecord:
     return RunRecord(
         scheme=job.scheme,
         seed=job.seed,
-        scores={title: float(_value_at(metrics, place)) for title, place in titles.items()},
-        cases=_cases(folder),
+        scores={title: _number(_value_at(metrics, place)) for title, place in titles.items()},
+        cases=_cases(folder, next(iter(titles.values()))),
         validation={epoch: float(value) for epoch, value in validation.items() if value is not None},
         epochs=[
-            EpochRecord(row["epoch"], float(row["train_loss"]), float(row["seconds"]), row.get("rates", {}))
+            EpochRecord(row["epoch"], _number(row["train_loss"]), float(row["seconds"]), row.get("rates", {}))
             for row in report["epochs"]
         ],
         search_seconds=sum(row["seconds"] for other in searched for row in other["epochs"]),
@@ -107,23 +107,26 @@ def _chosen(folder: Path, job: Job) -> str:
     """The keys of the candidate that this run was made with."""
     for file in sorted(folder.glob("search/*/study_run.json")):
         candidate = Job.read(file.parent)
-        keys = {key: value for key, value in candidate.keys.items() if key != "validation"}
-        if keys == job.keys:
+        if {**candidate.keys, "validation": None} == {**job.keys, "validation": None}:
             return file.parent.name.replace("_", " ")
     return ""
 
 
-def _cases(folder: Path) -> dict[str, float]:
-    """Case → 1 or 0 for a right or wrong class; or Dice, the mean over regions."""
+def _cases(folder: Path, first: str) -> dict[str, float]:
+    """Case → its first score: 1 or 0 for a right or wrong class, or a region's score; none where a case has no such."""
     with (folder / SCORED).with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    if rows and "predicted" in rows[0]:
+    if first == "accuracy.value":
         return {row["case_id"]: float(row["predicted"] == row["true"]) for row in rows}
-    dice: dict[str, list[float]] = {}
-    for row in rows:
-        if row["dice"]:
-            dice.setdefault(row["case"], []).append(float(row["dice"]))
-    return {case: math.fsum(values) / len(values) for case, values in dice.items()}
+    if region := re.fullmatch(r"summary\.(.+)\.(\w+)\.mean", first):
+        name, score = region.groups()
+        return {row["case"]: float(row[score]) for row in rows if row["class"] == name and row[score]}
+    return {}
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - any JSON
+    """NaN for null: a loss that diverged, or a score that no case defines."""
+    return math.nan if value is None else float(value)
 
 
 def _read(file: Path) -> dict[str, Any]:

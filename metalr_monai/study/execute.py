@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ..errors import first_few
+from ..data.splits import read_split
+from ..errors import StudyError, first_few
 from .candidates import best
 from .collect import last_validation, refuse_mixture
 from .job import LOG_FILE, Job, is_done, run_logged
 from .matrix import Matrix, Run
-from .study_file import StudyError
 
 # Each run is a fork of a process that has imported torch and MONAI, and done nothing else: they take seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -58,7 +59,7 @@ def execute(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Fa
         with _one_of(slots) as slot:
             start(folder, job, slot, workers)
 
-    if matrix.source is not None and not is_done(*matrix.source):
+    if matrix.source is not None and todo and not is_done(*matrix.source):
         print(f"Training the source network (log: {matrix.source[0] / LOG_FILE}).", file=sys.stderr)
         in_process(*matrix.source)
     failures = []
@@ -82,10 +83,21 @@ def complete(run: Run, start_job: Callable[[Path, Job], None], advance: Callable
     for folder, (_, job) in run.search.items():
         if not is_done(folder, job):
             start_job(folder, job)
+        refuse_test_scores(folder)
         scores.append(last_validation(folder))
         advance()
     start_job(run.folder, chosen_job(run, scores))
     advance()
+
+
+def refuse_test_scores(folder: Path) -> None:
+    """The bundles validate on the test part where there is no validation part.
+
+    Raises:
+        StudyError: this candidate did.
+    """
+    if not read_split(folder / "runs/train/split.json")["validation"]:
+        raise StudyError(f"{folder} has no validation part, so that its search would choose by the test part.")
 
 
 def chosen_job(run: Run, scores: Sequence[float]) -> Job:
@@ -104,7 +116,8 @@ def start(folder: Path, job: Job, slot: int = 0, workers: int = 1) -> None:
     """
     job.write(folder)
     gpus = torch.cuda.device_count()
-    variables = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus and workers > 1 else {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+    variables = {"CUDA_VISIBLE_DEVICES": visible[slot % gpus]} if gpus and workers > 1 else {}
     threads = 0 if gpus or workers == 1 else max(1, (os.cpu_count() or 1) // workers)
     process = PROCESSES.Process(target=run_logged, args=(folder, variables, threads))
     process.start()
@@ -143,15 +156,22 @@ def _differences(there: Job, job: Job) -> Iterator[str]:
     before, now = ([_file(name, 2) for name in of.config_files] for of in (there, job))
     if before != now:
         yield f"was run with the configs {', '.join(before)}, and the study has {', '.join(now)}"
-    for key, value in job.keys.items():  # a searching scheme's own run has the chosen keys besides
-        old, new = (_file(found, 1) if isinstance(found, str) else found for found in (there.keys.get(key), value))
+    elif there.files != job.files:
+        yield f"its configs, or files that they name, have changed since: {', '.join(now)}"
+    if there.search != job.search:
+        yield f"searched among {there.search}, and the study has {job.search}"
+    chosen = {key for keys in job.search for key in keys}
+    for key in dict.fromkeys([*job.keys, *there.keys]):
+        if key in chosen:
+            continue
+        old, new = (_file(of.get(key, "not set")) for of in (there.keys, job.keys))
         if old != new:
             yield f"was run with {key}={old!r}, and the study has {new!r}"
 
 
-def _file(name: str, parts: int) -> str:
-    """The end of a path; other texts as they are."""
-    return "/".join(Path(name).parts[-parts:]) if name.startswith("/") else name
+def _file(value: Any, parts: int = 1) -> Any:  # noqa: ANN401 - of a config
+    """The end of a path; other values as they are."""
+    return "/".join(Path(value).parts[-parts:]) if isinstance(value, str) and value.startswith("/") else value
 
 
 @contextmanager

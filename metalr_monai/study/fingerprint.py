@@ -20,6 +20,11 @@ def data_fingerprint(folder: Path) -> str:
     return _digest(f"{path.relative_to(folder)} {path.stat().st_size}" for path in _files(folder, "*"))
 
 
+def files_fingerprint(files: Iterable[str]) -> str:
+    """Of the contents of files, in order; 16 hexadecimal digits."""
+    return _digest(hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in files)
+
+
 def _lines(folder: Path, pattern: str) -> Iterable[str]:
     for path in _files(folder, pattern):
         yield f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"

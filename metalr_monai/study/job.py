@@ -39,6 +39,8 @@ class Job:
         evaluate: the bundle's evaluate.json, or "" where a run is not scored on the test part.
         keys: on top of the configs.
         code, data: fingerprints of the program and of the data's folder.
+        files: fingerprint of the configs, and of the files that keys name, as a split or weights of the user's.
+        search: the keys of each candidate that is tried before it.
     """
 
     scheme: str
@@ -49,6 +51,8 @@ class Job:
     keys: dict[str, Any]
     code: str
     data: str
+    files: str
+    search: list[dict[str, Any]]
 
     def write(self, folder: Path) -> None:
         """Leave the job in its folder, for `run`."""

@@ -11,12 +11,12 @@ from monai.bundle import ConfigParser
 
 from ..data.ct_phantom import write_lits_phantoms
 from ..data.prepare_images import PHANTOM_WRITERS
-from ..errors import near_misses
+from ..errors import StudyError, near_misses
 from ..files import atomic_path
 from .candidates import Candidate, candidates
-from .fingerprint import code_fingerprint, data_fingerprint
+from .fingerprint import code_fingerprint, data_fingerprint, files_fingerprint
 from .job import Job, as_path, is_done, run_folder
-from .study_file import Data, Entry, Study, StudyError
+from .study_file import Data, Entry, Study
 
 WRITERS = {"lits": write_lits_phantoms, **PHANTOM_WRITERS}
 
@@ -85,6 +85,8 @@ def make_matrix(
             keys={"dataset_dir": str(folder), **study.source.keys},
             code=code,
             data=data_fingerprint(folder),
+            files=files_fingerprint([str(study.train_config), *study.source.overlays]),
+            search=[],
         )
         source = (output / "source", job)
     target = _data_folder(study.data, data, output / "phantoms")
@@ -110,8 +112,11 @@ def _run(
     weights: Path | None,
 ) -> Run:
     folder = run_folder(output, entry.name, seed)
-    keys = {"dataset_dir": str(target), **study.keys, **entry.keys, "seed": seed}
     files = [str(study.train_config), *study.overlays, *entry.overlays]
+    # What a scheme's overlay sets is the scheme, and not for the study to change.
+    of_scheme = {key for overlay in entry.overlays for key in ConfigParser.load_config_file(overlay)}
+    common = {key: value for key, value in study.keys.items() if key not in of_scheme}
+    keys = {"dataset_dir": str(target), **common, **entry.keys, "seed": seed}
     if not entry.pretrained:
         keys["checkpoint"] = None
     elif weights is not None:
@@ -122,15 +127,25 @@ def _run(
             f"study a source, or set pretrained: false."
         )
 
-    def job(evaluate: str, more: Mapping[str, Any]) -> Job:
-        return Job(entry.name, seed, files, evaluate=evaluate, keys={**keys, **more}, **fixed)
+    trained_here = str(output / "source/models/model.pt")
+    named = [str(value) for value in keys.values() if value != trained_here and _is_file(value)]
+    digest = files_fingerprint([*files, *named])
+
+    def job(evaluate: str, more: Mapping[str, Any], search: Sequence[Candidate] = ()) -> Job:
+        tried_before = [dict(candidate.keys) for candidate in search]
+        own = {**keys, **more}
+        return Job(entry.name, seed, files, evaluate=evaluate, keys=own, files=digest, search=tried_before, **fixed)
 
     inner = {"validation": study.inner_validation}
     search = {
         folder / "search" / as_path(candidate.name): (candidate, job("", {**candidate.keys, **inner}))
         for candidate in tried
     }
-    return Run(folder, job(str(study.bundle / "configs/evaluate.json"), {}), search)
+    return Run(folder, job(str(study.bundle / "configs/evaluate.json"), {}, tried), search)
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("/") and Path(value).is_file()
 
 
 def _data_folder(data: Data, base: Path | None, phantoms: Path) -> Path:
@@ -144,6 +159,7 @@ def _data_folder(data: Data, base: Path | None, phantoms: Path) -> Path:
 
 
 def _phantoms(options: dict[str, Any], folder: Path) -> Path:
+    folder = folder.with_name(as_path("_".join([folder.name, *(f"{key}_{value}" for key, value in options.items())])))
     kind = options.pop("kind", None)
     if kind not in WRITERS:
         raise StudyError(f"phantoms: kind is {kind!r}; expected one of {', '.join(WRITERS)}.")
@@ -151,5 +167,8 @@ def _phantoms(options: dict[str, Any], folder: Path) -> Path:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder) as unfinished:
-            WRITERS[kind](unfinished, *count, **options)
+            try:
+                WRITERS[kind](unfinished, *count, **options)
+            except TypeError as error:  # an option that these phantoms do not have
+                raise StudyError(f"phantoms of kind {kind}: {error}.") from error
     return folder

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from ..errors import StudyError
 from .execute import Failure, complete, refuse_strangers, start
 from .job import is_done
 from .matrix import Matrix, Run
-from .study_file import StudyError
 
 
 def execute_on_ray(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Failure]:
@@ -31,8 +30,9 @@ def execute_on_ray(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> 
     local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
     ray.init(include_dashboard=False, log_to_driver=False, **local)
     try:
-        remote = ray.remote(num_cpus=1, num_gpus=min(1, torch.cuda.device_count()))(_complete)
-        if matrix.source is not None and not is_done(*matrix.source):
+        gpus = ray.cluster_resources().get("GPU", 0)  # those of the cluster: its head may have none
+        remote = ray.remote(num_cpus=1, num_gpus=min(1, gpus))(_complete)
+        if matrix.source is not None and todo and not is_done(*matrix.source):
             source = Run(matrix.source[0], matrix.source[1], {})
             if reason := ray.get(remote.remote(source)):
                 raise StudyError(reason)

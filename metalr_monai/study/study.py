@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 
-from ..errors import near_misses
+from ..errors import StudyError, near_misses
 from ..files import atomic_path
 from .collect import collect, searched_ranges
-from .execute import Failure, execute
+from .execute import Failure, execute, refuse_strangers
 from .job import is_done
 from .matrix import Matrix, make_matrix
 from .ray_executor import execute_on_ray
 from .results import write_results
-from .study_file import Study, StudyError
+from .study_file import Study
 
 EXECUTORS = {"local": execute, "ray": execute_on_ray}
 ABOUT_FILE = "study.json"
+MIXED = {"mixed": "runs of different code or data may be compared here (--mixed)"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ def run_study(
     if study.needs_gpu and executor == "local" and not torch.cuda.is_available():
         raise StudyError("This study needs a GPU (needs_gpu), and this machine has none that torch can use.")
     matrix = _matrix(study, output, data, checkpoint, seeds, schemes)
-    failures = EXECUTORS[executor](matrix, workers, mixed=mixed)
+    # Those that are not asked for now are reported too.
+    refuse_strangers(_matrix(study, output, data, checkpoint, _seeds_there(output, seeds), None).jobs, mixed=mixed)
     _write_about(study, output, command)
+    failures = EXECUTORS[executor](matrix, workers, mixed=mixed)
     page, skipped = report_study(output, mixed=mixed)
     return Outcome(page, failures, skipped)
 
@@ -123,7 +126,7 @@ def report_study(output: Path, *, mixed: bool = False) -> tuple[Path | None, dic
     write_results(
         sorted(records, key=lambda record: (about["schemes"].index(record.scheme), record.seed)),
         output,
-        about=about["shown"],
+        about={**about["shown"], **(MIXED if mixed else {})},
         baseline=about["baseline"],
         titles=list(about["titles"]),
         scratch=about["scratch"],
@@ -148,11 +151,16 @@ def _matrix(
     return make_matrix(study, data, output, number, schemes or list(study.schemes), checkpoint)
 
 
+def _seeds_there(output: Path, seeds: int | None) -> int | None:
+    there = [int(folder.name.removeprefix("seed_")) + 1 for folder in output.glob("runs/*/seed_*")]
+    return None if seeds is None else max([seeds, *there])
+
+
 def _expected(matrix: Matrix, left: int, workers: int) -> str:
     """By the median wall-clock of the trainings that are done."""
     seconds = [_wall_seconds(folder) for folder, job in matrix.jobs if is_done(folder, job)]
     if not seconds:
-        return "How long that takes is known once one is done: try --seeds 1 --schemes with one scheme."
+        return "How long that takes is known once one is done: try --seeds 1 with --schemes and the baseline."
     hours, minutes = divmod(round(left * statistics.median(seconds) / workers / 60), 60)
     return f"By those that are done: about {hours} h {minutes} min with {workers} at a time."
 

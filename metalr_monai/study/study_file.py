@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,11 +11,8 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigParser
 
-from ..errors import MetaLRError, near_misses
-
-
-class StudyError(MetaLRError, ValueError):
-    """A study file, or the folder of a study, is not as expected."""
+from ..errors import StudyError, near_misses
+from .job import as_path
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,8 @@ class Study:
         """The bundle's config that every run begins with."""
         return self.bundle / "configs/train.json"
 
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 KEYS = {
     "title": str,
@@ -149,9 +149,38 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
     known = [item.name for item in fields(Entry) if item.name != "name"]
     for name, entry in entries.items():
         yield from _unknown(f"schemes: {name}: ", entry or {}, known)
+    folders: dict[str, str] = {}
+    for name, entry in entries.items():
+        if (other := folders.setdefault(as_path(name).lower(), name)) != name:
+            yield f"schemes: {name!r} and {other!r} would share a folder; call one of them otherwise."
+        yield from _entry_faults(name, entry if isinstance(entry, dict) else {})
+    share, seeds = content.get("inner_validation", 0.2), content.get("seeds", 1)
+    if isinstance(share, (int, float)) and not 0 < share < 1:
+        yield f"inner_validation is {share!r}; expected a share between 0 and 1."
+    if isinstance(seeds, int) and seeds < 1:
+        yield f"seeds is {seeds!r}; expected 1 or more."
+    if not content.get("scores", True):
+        yield "scores is empty; expected title → place in metrics.json, such as {accuracy: accuracy.value}."
+    if isinstance(content.get("source"), dict):
+        yield from _unknown("source: ", content["source"], ("overlays", "keys", "folder", "phantoms"))
+        yield from _entry_faults("source", content["source"])
     for key in ("baseline", "scratch"):
         if (name := content.get(key)) is not None and name not in entries:
             yield f"{key} is {name!r}, which is none of the schemes.{near_misses(str(name), entries)}"
+
+
+def _entry_faults(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(entry.get("overlays", []), list):
+        yield f"{name}: overlays is {entry['overlays']!r}; expected a list."
+    search = entry.get("search", "")
+    if not isinstance(search, (str, dict)):
+        yield f"{name}: search is {search!r}; expected a kind of search, or keys with lists of values to try."
+    for key, values in search.items() if isinstance(search, dict) else ():
+        if not isinstance(values, list):
+            yield f"{name}: search: {key} is {values!r}; expected a list of values to try."
+    for key, value in entry.get("keys", {}).items():
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            yield f"{name}: {key} is the text {value!r}; YAML takes 1.0e-4 and 0.0001 for numbers, not {value}."
 
 
 def _unknown(place: str, given: object, known: Sequence[str] | Mapping[str, Any]) -> Iterator[str]:

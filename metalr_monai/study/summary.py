@@ -94,7 +94,11 @@ def summarize(
             against=against.get(name),
             equal_time=equal_time(own, runs[baseline]),
             chosen={seed: run.chosen for seed, run in own.items() if run.chosen},
-            warnings=(*_below_own_start(own), *_below_scratch(name, runs, scratch, titles[0])),
+            warnings=(
+                *_undefined(own, titles),
+                *_below_own_start(own),
+                *_below_scratch(name, runs, scratch, titles[0]),
+            ),
         )
         for name, own in runs.items()
     )
@@ -122,6 +126,17 @@ def _by_scheme(records: Sequence[RunRecord], titles: Sequence[str]) -> dict[str,
 
 
 # ---------------------------------------------------------------------- warnings and words
+
+
+def _undefined(own: Runs, titles: Sequence[str]) -> list[str]:
+    """Scores that means and tests leave out, and trainings that diverged."""
+    found = []
+    for title in titles:
+        if count := sum(not math.isfinite(run.scores[title]) for run in own.values()):
+            found.append(f"has no {title} in {count} of {len(own)} seeds, which its mean leaves out")
+    if count := sum(not all(math.isfinite(epoch.train_loss) for epoch in run.epochs) for run in own.values()):
+        found.append(f"diverged (its training loss was not finite) in {count} of {len(own)} seeds")
+    return found
 
 
 def _below_own_start(own: Runs) -> list[str]:

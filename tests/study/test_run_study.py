@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import study_in
+from conftest import SMALL, study_in
 
+from metalr_monai.errors import StudyError
 from metalr_monai.study.collect import collect
+from metalr_monai.study.execute import refuse_test_scores
 from metalr_monai.study.job import Job, run_folder
 from metalr_monai.study.matrix import make_matrix
 from metalr_monai.study.study import plan_study, report_study, run_study
-from metalr_monai.study.study_file import Study, StudyError
+from metalr_monai.study.study_file import Study
 
 TITLES = {"accuracy": "accuracy.value"}
 NAMES = ["from scratch", "all layers", "tuned rate"]
@@ -175,6 +177,59 @@ def test_a_run_of_other_settings_is_refused(finished: Path, tmp_path: Path) -> N
     with pytest.raises(StudyError, match=r"was run with epochs=2, and the study has 3"):
         run_study(study_in(tmp_path / "study", keys=keys), output, command="study")
     assert times(output) == before
+
+
+def test_configs_that_have_changed_and_keys_that_have_gone_are_refused(finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    study = study_in(tmp_path / "study", keys={"epochs": 2, "val_interval": 1, "split": "fold 1 of 3", "lr": 0.002})
+    with pytest.raises(StudyError, match=r"was run with lr='not set', and the study has 0\.002"):
+        run_study(study, output, command="study", schemes=["all layers"])
+    file = run_folder(output, "all layers", 0) / "study_run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "files": "0123456789abcdef"}))
+    with pytest.raises(StudyError, match=r"all_layers/seed_0: its configs, .* have changed since: .*all_layers\.json"):
+        run_study(study_in(tmp_path / "same"), output, command="study", schemes=["from scratch"])
+
+
+def test_a_changed_search_is_refused(finished: Path, tmp_path: Path) -> None:
+    tuned = {"overlays": ["schemes/all_layers.json"], "search": {"lr": [1e-6, 3e-3, 1e-2]}}
+    study = study_in(tmp_path / "study", schemes={**SMALL["schemes"], "tuned rate": tuned})
+    with pytest.raises(StudyError, match=r"searched among \[{'lr': 1e-06}, {'lr': 0.003}\], and the study has"):
+        run_study(study, copied(finished, tmp_path / "out"), command="study")
+
+
+def test_what_a_schemes_overlay_sets_is_not_for_the_study_to_change(tmp_path: Path) -> None:
+    schemes = {
+        "all layers": {"overlays": ["schemes/all_layers.json"]},
+        "Prodigy": {"overlays": ["schemes/prodigy.json"]},
+    }
+    study = study_in(tmp_path, keys={"lr": 0.0003}, schemes=schemes, scratch=None)
+    keys = {run.own.scheme: run.own.keys for run in make_matrix(study, None, tmp_path / "out", 1, [*schemes]).runs}
+    assert keys["all layers"]["lr"] == 0.0003
+    assert "lr" not in keys["Prodigy"]
+
+
+def test_a_search_without_a_validation_part_is_refused(finished: Path, tmp_path: Path) -> None:
+    folder = next((run_folder(copied(finished, tmp_path / "out"), "tuned rate", 0) / "search").iterdir())
+    split = folder / "runs/train/split.json"
+    content = json.loads(split.read_text())
+    split.write_text(json.dumps({"train": content["train"] + content["validation"], "test": content["test"]}))
+    with pytest.raises(StudyError, match="has no validation part, so that its search would choose by the test part"):
+        refuse_test_scores(folder)
+
+
+def test_a_score_that_is_undefined_and_a_loss_that_diverged_are_shown(finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    folder = run_folder(output, "from scratch", 0)
+    metrics, report = folder / "runs/evaluate/metrics.json", folder / "runs/train/run_report.json"
+    metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "accuracy": {"value": None}}))
+    content = json.loads(report.read_text())
+    content["epochs"][-1]["train_loss"] = None
+    report.write_text(json.dumps(content))
+    page, skipped = report_study(output)
+    assert page is not None and skipped == {}
+    text = (output / "results.md").read_text()
+    assert "“from scratch” has no accuracy in 1 of 1 seeds" in text
+    assert "“from scratch” diverged (its training loss was not finite) in 1 of 1 seeds" in text
 
 
 def test_a_dry_run_says_what_is_left_and_how_long_it_takes(small_study: Study, finished: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import yaml
 from monai.bundle import ConfigParser
 
 from metalr_monai import check_settings
-from metalr_monai.study.study_file import StudyError, read_study
+from metalr_monai.errors import StudyError
+from metalr_monai.study.study_file import read_study
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -79,6 +80,14 @@ def test_the_studies_of_the_repository_have_settings_that_a_run_accepts(file: Pa
             {"schemes": {"all layers": {"overlays": ["schemes/all_layer.json"]}}},
             r"the overlay 'schemes/all_layer.json' is not there. Did you mean all_layers.json",
         ),
+        ({"inner_validation": 0}, r"inner_validation is 0; expected a share between 0 and 1"),
+        ({"seeds": 0}, r"seeds is 0; expected 1 or more"),
+        ({"scores": {}}, r"scores is empty"),
+        ({"source": {"overlayz": []}}, r"source: unknown key 'overlayz'; .*Did you mean overlays"),
+        ({"schemes": {"all layers": {"overlays": "a.json"}}}, r"all layers: overlays is 'a.json'; expected a list"),
+        ({"schemes": {"all layers": {"search": {"lr": 0.1}}}}, r"search: lr is 0.1; expected a list of values"),
+        ({"schemes": {"all layers": {"keys": {"lr": "1e-4"}}}}, r"lr is the text '1e-4'; YAML takes 1.0e-4"),
+        ({"schemes": {"all layers": {}, "All, layers": {}}}, r"'All, layers' and 'all layers' would share a folder"),
         (
             {"schemes": {"all layers": {"search": {"learning_rate": [1]}}}},
             r"all layers: the bundle .* has no key 'learning_rate'",
