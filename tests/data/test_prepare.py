@@ -6,7 +6,17 @@ import json
 
 import pytest
 
-from metalr_monai import DataCheck, phantom_data_set, split_data_list
+from metalr_monai import (
+    DataCheck,
+    apply_group_split,
+    image_list,
+    make_group_split,
+    phantom_data_set,
+    phantom_image_set,
+    split_data_list,
+    split_image_list,
+    write_split,
+)
 from metalr_monai.errors import DataError
 
 
@@ -77,3 +87,16 @@ def test_data_that_are_refused_leave_the_last_split_as_it_was(tmp_path):
     with pytest.raises(DataError, match=r"volume-1: the header cannot be read: .*volume-1.nii.gz"):
         split_data_list("lits", folder, "paper", 1, tmp_path / "run", check)
     assert (tmp_path / "run/split.json").read_text() == before
+
+
+def test_a_share_of_the_training_images_validates_in_whole_groups_where_a_split_file_names_none(tmp_path):
+    folder = phantom_image_set("pocus", tmp_path / "frames", 4)
+    videos = {item["group"] for item in image_list("pocus", folder)}
+    assert len(videos) == 12
+    split = make_group_split(image_list("pocus", folder), "fold 1 of 4")
+    write_split(split, tmp_path / "mine.json")
+    parts = split_image_list("pocus", folder, str(tmp_path / "mine.json"), 0, tmp_path / "run", validation=0.34)
+    groups = {name: {item["group"] for item in parts[name]} for name in ("train", "validation", "test")}
+    assert [len(groups[name]) for name in ("train", "validation", "test")] == [6, 3, 3]
+    assert not groups["train"] & groups["validation"]
+    assert groups["test"] == {item["group"] for item in apply_group_split(image_list("pocus", folder), split)["test"]}
