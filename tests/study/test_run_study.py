@@ -95,7 +95,7 @@ def test_a_study_killed_at_any_time_is_completed_without_repeating_runs(
     program = (
         "import sys; from pathlib import Path\n"
         "from metalr_monai.study.study import run_study; from metalr_monai.study.study_file import read_study\n"
-        "run_study(read_study(sys.argv[1]), Path(sys.argv[2]), command='study')"
+        "run_study(read_study(sys.argv[1]), Path(sys.argv[2]), command='study', workers=2)"
     )
     file = small_study.bundle.parents[1] / "configs/studies/small.yaml"
     process = subprocess.Popen(
