@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +116,6 @@ def test_a_study_killed_at_any_time_is_completed_without_repeating_runs(
         name: done[name] for name in ended
     }
     assert scores(tmp_path / "out") == scores(finished)
-
-
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra cluster")
-def test_ray_makes_the_same_runs(small_study: Study, finished: Path, tmp_path: Path) -> None:
-    output = tmp_path / "ray"
-    outcome = run_study(small_study, output, command="study", executor="ray", workers=2)
-    assert list(outcome.failures) == []
-    assert scores(output) == scores(finished)
-    before = times(output)
-    run_study(small_study, output, command="study", executor="ray", workers=2)
-    assert times(output) == before
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(finished: Path, tmp_path: Path) -> None:
