@@ -21,12 +21,11 @@ from .. import (
     data_list,
     describe_checkpoint,
     image_list,
-    write_lits_phantoms,
     write_report_page,
 )
 from ..data.ct_lists import READERS
 from ..data.image_lists import IMAGE_READERS
-from ..data.prepare_images import PHANTOM_WRITERS
+from ..data.phantom_kinds import PHANTOMS
 from ..errors import MetaLRError, OptionError, first_few, near_misses, own_error
 from ..handlers import run_facts
 
@@ -215,8 +214,6 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     data = {"bundle": str(root), "input": str(images), "output": str(results), "files": written}
     return Answer(data, f"{len(written)} file(s) in {results}: {first_few([Path(path).name for path in written])}")
 
-
-PHANTOMS: dict[str, Callable[..., list[Path]]] = {"lits": write_lits_phantoms, **PHANTOM_WRITERS}
 
 VERBS: dict[str, Verb] = {
     "info": info,

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from ..errors import StudyError, near_misses
 from ..rates.blocks import blocks
 from ..schemes.block_ranges import frozen_ranges, last_k, levels
-from .study_file import Entry, Study
+from .definition import Entry, Study
 
 SEARCHES = {"layer-wise": last_k, "bi-directional": frozen_ranges}
 """Kind of search → number of blocks → the ranges to freeze, (first, last), counted from 1 by depth."""

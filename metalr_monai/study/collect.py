@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import StudyError, first_few
+from .earlier_runs import refuse_mixture
 from .job import SCORED, TRAINED, Job, is_trained, run_folder
 from .records import EpochRecord, RunRecord
 
-Skipped = Mapping[Path, str]
 BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError)  # of files that a kill, a disk or an editor has spoiled
 
 
@@ -61,24 +60,6 @@ def searched_ranges(output: Path, scheme: str | None) -> dict[tuple[int, int], f
             keys = Job.read(folder).keys
             found.setdefault((keys["first_frozen"], keys["last_frozen"]), []).append(last_validation(folder))
     return {place: math.fsum(scores) / len(scores) for place, scores in found.items()}
-
-
-def refuse_mixture(jobs: Mapping[Path, Job]) -> None:
-    """Refuse runs of different code or data: a difference in their scores may not be the schemes'.
-
-    Raises:
-        StudyError: with the runs of each kind.
-    """
-    for what in ("code", "data"):
-        versions: dict[str, list[str]] = {}
-        for folder, job in jobs.items():
-            versions.setdefault(getattr(job, what), []).append(f"{folder.parent.name}/{folder.name}")
-        if len(versions) > 1:
-            kinds = "; ".join(f"{len(runs)} of {version}: {first_few(runs, 3)}" for version, runs in versions.items())
-            raise StudyError(
-                f"The runs differ in their {what} ({kinds}), so that a difference in their scores may not be the "
-                f"schemes'. Remove the old runs, name another output folder, or take them together with --mixed."
-            )
 
 
 def _record(folder: Path, job: Job, titles: Mapping[str, str]) -> RunRecord:

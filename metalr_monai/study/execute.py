@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..data.splits import read_split
-from ..errors import StudyError, first_few
+from ..errors import StudyError
 from .candidates import best
-from .collect import last_validation, refuse_mixture
+from .collect import last_validation
 from .job import LOG_FILE, Job, is_done, run_logged
 from .matrix import Matrix, Run
 
@@ -37,20 +36,15 @@ class Failure:
     reason: str
 
 
-def execute(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Failure]:
+def execute(matrix: Matrix, workers: int = 1) -> list[Failure]:
     """Run what is left of the matrix on this machine.
 
     With GPUs, worker i uses number i modulo their count. Without, the cores are shared out among the workers.
 
-    Args:
-        mixed: go on with runs that other code or data began.
-
     Raises:
-        StudyError: the source network, on which all depends, could not be trained; or a folder holds another run.
+        StudyError: the source network, on which all depends, could not be trained.
     """
-    refuse_strangers(matrix.jobs, mixed=mixed)
-    todo = [run for run in matrix.runs if not run.is_done]
-    total = sum(len(run.jobs) for run in todo)
+    total = sum(len(run.jobs) for run in matrix.todo)
     slots: SimpleQueue[int] = SimpleQueue()
     for slot in range(workers):
         slots.put(slot)
@@ -59,12 +53,12 @@ def execute(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Fa
         with _one_of(slots) as slot:
             start(folder, job, slot, workers)
 
-    if matrix.source is not None and todo and not is_done(*matrix.source):
-        print(f"Training the source network (log: {matrix.source[0] / LOG_FILE}).", file=sys.stderr)
-        in_process(*matrix.source)
+    if source := matrix.source_to_train:
+        print(f"Training the source network (log: {source[0] / LOG_FILE}).", file=sys.stderr)
+        in_process(*source)
     failures = []
     with tqdm(total=total, unit="training", smoothing=0, disable=not total) as bar, _pool(workers) as pool:
-        futures = {pool.submit(complete, run, in_process, bar.update): run for run in todo}
+        futures = {pool.submit(complete, run, in_process, bar.update): run for run in matrix.todo}
         for future in as_completed(futures):
             own = futures[future].own
             if (error := future.exception()) is None:
@@ -126,52 +120,6 @@ def start(folder: Path, job: Job, slot: int = 0, workers: int = 1) -> None:
         lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
         raise StudyError(f"exit code {process.exitcode}; {folder / LOG_FILE} ends with: {said.strip()}")
-
-
-def refuse_strangers(jobs: Sequence[tuple[Path, Job]], *, mixed: bool = False) -> None:
-    """Refuse folders with runs that this study would not make; those of other code or data only without `mixed`.
-
-    Raises:
-        StudyError: with what differs.
-    """
-    found, there = [], {}
-    for folder, job in jobs:
-        try:
-            there[folder] = Job.read(folder)
-        except (OSError, ValueError, TypeError):  # nothing there yet, or what a kill has left
-            continue
-        found += [f"{folder}: {difference}" for difference in _differences(there[folder], job)]
-    if found:
-        raise StudyError(
-            f"{first_few(found, 3)}. Runs of other settings cannot be compared with these: name another output folder, "
-            f"or remove those runs."
-        )
-    if not mixed:
-        now = {folder: job for folder, job in jobs if job.scheme != "source"}
-        refuse_mixture({**now, **{folder: old for folder, old in there.items() if folder in now}})
-
-
-def _differences(there: Job, job: Job) -> Iterator[str]:
-    """Folders may have moved: what is in them has fingerprints of its own."""
-    before, now = ([_file(name, 2) for name in of.config_files] for of in (there, job))
-    if before != now:
-        yield f"was run with the configs {', '.join(before)}, and the study has {', '.join(now)}"
-    elif there.files != job.files:
-        yield f"its configs, or files that they name, have changed since: {', '.join(now)}"
-    if there.search != job.search:
-        yield f"searched among {there.search}, and the study has {job.search}"
-    chosen = {key for keys in job.search for key in keys}
-    for key in dict.fromkeys([*job.keys, *there.keys]):
-        if key in chosen:
-            continue
-        old, new = (_file(of.get(key, "not set")) for of in (there.keys, job.keys))
-        if old != new:
-            yield f"was run with {key}={old!r}, and the study has {new!r}"
-
-
-def _file(value: Any, parts: int = 1) -> Any:  # noqa: ANN401 - of a config
-    """The end of a path; other values as they are."""
-    return "/".join(Path(value).parts[-parts:]) if isinstance(value, str) and value.startswith("/") else value
 
 
 @contextmanager

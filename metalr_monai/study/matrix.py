@@ -9,16 +9,13 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..data.ct_phantom import write_lits_phantoms
-from ..data.prepare_images import PHANTOM_WRITERS
+from ..data.phantom_kinds import PHANTOMS
 from ..errors import StudyError, near_misses
 from ..files import atomic_path
 from .candidates import Candidate, candidates
+from .definition import Data, Entry, Study
 from .fingerprint import code_fingerprint, data_fingerprint, files_fingerprint
 from .job import Job, as_path, is_done, run_folder
-from .study_file import Data, Entry, Study
-
-WRITERS = {"lits": write_lits_phantoms, **PHANTOM_WRITERS}
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,16 @@ class Matrix:
 
     source: tuple[Path, Job] | None
     runs: Sequence[Run]
+
+    @property
+    def todo(self) -> list[Run]:
+        """The runs that are not done."""
+        return [run for run in self.runs if not run.is_done]
+
+    @property
+    def source_to_train(self) -> tuple[Path, Job] | None:
+        """The source network's folder and job, where it is still to be trained for a run that is not done."""
+        return self.source if self.source is not None and self.todo and not is_done(*self.source) else None
 
     @property
     def jobs(self) -> list[tuple[Path, Job]]:
@@ -91,7 +98,7 @@ def make_matrix(
         source = (output / "source", job)
     target = _data_folder(study.data, data, output / "phantoms")
     fixed = {"meta_file": meta, "code": code, "data": data_fingerprint(target)}
-    weights = checkpoint if source is None else output / "source/models/model.pt"
+    weights = checkpoint if source is None else source_model(output)
     found = {name: candidates(study, study.schemes[name]) for name in schemes}
     runs = [
         _run(study, study.schemes[name], seed, target, output, found[name], fixed, weights)
@@ -127,8 +134,8 @@ def _run(
             f"study a source, or set pretrained: false."
         )
 
-    trained_here = str(output / "source/models/model.pt")
-    named = [str(value) for value in keys.values() if value != trained_here and _is_file(value)]
+    # The source's model need not be there yet, and its own job says what it is.
+    named = [value for value in keys.values() if value != str(source_model(output)) and _is_file(value)]
     digest = files_fingerprint([*files, *named])
 
     def job(evaluate: str, more: Mapping[str, Any], search: Sequence[Candidate] = ()) -> Job:
@@ -142,6 +149,11 @@ def _run(
         for candidate in tried
     }
     return Run(folder, job(str(study.bundle / "configs/evaluate.json"), {}, tried), search)
+
+
+def source_model(output: Path) -> Path:
+    """What the pre-trained schemes start from, where the study trains it."""
+    return output / "source/models/model.pt"
 
 
 def _is_file(value: object) -> bool:
@@ -161,14 +173,14 @@ def _data_folder(data: Data, base: Path | None, phantoms: Path) -> Path:
 def _phantoms(options: dict[str, Any], folder: Path) -> Path:
     folder = folder.with_name(as_path("_".join([folder.name, *(f"{key}_{value}" for key, value in options.items())])))
     kind = options.pop("kind", None)
-    if kind not in WRITERS:
-        raise StudyError(f"phantoms: kind is {kind!r}; expected one of {', '.join(WRITERS)}.")
+    if kind not in PHANTOMS:
+        raise StudyError(f"phantoms: kind is {kind!r}; expected one of {', '.join(PHANTOMS)}.")
     count = [options.pop("count")] if "count" in options else []
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder) as unfinished:
             try:
-                WRITERS[kind](unfinished, *count, **options)
+                PHANTOMS[kind](unfinished, *count, **options)
             except TypeError as error:  # an option that these phantoms do not have
                 raise StudyError(f"phantoms of kind {kind}: {error}.") from error
     return folder

@@ -10,12 +10,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StudyError
-from .execute import Failure, complete, refuse_strangers, start
-from .job import is_done
+from .execute import Failure, complete, start
 from .matrix import Matrix, Run
 
 
-def execute_on_ray(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> list[Failure]:
+def execute_on_ray(matrix: Matrix, workers: int = 1) -> list[Failure]:
     """As `execute`, but Ray places the runs: on the cluster of RAY_ADDRESS, or on this machine, `workers` at a time.
 
     Raises:
@@ -25,18 +24,15 @@ def execute_on_ray(matrix: Matrix, workers: int = 1, *, mixed: bool = False) -> 
         import ray
     except ImportError as error:
         raise StudyError("Ray is missing. Get it with pip install metalr_monai[cluster].") from error
-    refuse_strangers(matrix.jobs, mixed=mixed)
-    todo = [run for run in matrix.runs if not run.is_done]
     local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
     ray.init(include_dashboard=False, log_to_driver=False, **local)
     try:
         gpus = ray.cluster_resources().get("GPU", 0)  # those of the cluster: its head may have none
         remote = ray.remote(num_cpus=1, num_gpus=min(1, gpus))(_complete)
-        if matrix.source is not None and todo and not is_done(*matrix.source):
-            source = Run(matrix.source[0], matrix.source[1], {})
-            if reason := ray.get(remote.remote(source)):
-                raise StudyError(reason)
-        return _wait(ray, {remote.remote(run): run for run in todo})
+        source = matrix.source_to_train
+        if source is not None and (reason := ray.get(remote.remote(Run(*source, search={})))):
+            raise StudyError(reason)
+        return _wait(ray, {remote.remote(run): run for run in matrix.todo})
     finally:
         ray.shutdown()
 

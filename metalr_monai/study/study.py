@@ -17,12 +17,13 @@ import torch
 from ..errors import StudyError, near_misses
 from ..files import atomic_path
 from .collect import collect, searched_ranges
-from .execute import Failure, execute, refuse_strangers
+from .definition import Study
+from .earlier_runs import refuse_strangers
+from .execute import Failure, execute
 from .job import is_done
 from .matrix import Matrix, make_matrix
 from .ray_executor import execute_on_ray
 from .results import write_results
-from .study_file import Study
 
 EXECUTORS = {"local": execute, "ray": execute_on_ray}
 ABOUT_FILE = "study.json"
@@ -83,7 +84,7 @@ def run_study(
     # Those that are not asked for now are reported too.
     refuse_strangers(_matrix(study, output, data, checkpoint, _seeds_there(output, seeds), None).jobs, mixed=mixed)
     _write_about(study, output, command)
-    failures = EXECUTORS[executor](matrix, workers, mixed=mixed)
+    failures = EXECUTORS[executor](matrix, workers)
     page, skipped = report_study(output, mixed=mixed)
     return Outcome(page, failures, skipped)
 

@@ -1,107 +1,17 @@
-"""A study file: which bundle, data, schemes and scores; read and checked before anything runs."""
+"""A study file, read and checked before anything runs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from monai.bundle import ConfigParser
 
 from ..errors import StudyError, near_misses
-from .job import as_path
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where a training's data comes from: a folder below the user's, or phantoms that are generated."""
-
-    folder: str = ""
-    phantoms: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A scheme of a study: `overlays` and `keys` on top of the study's own.
-
-    Attributes:
-        pretrained: start from the source network; else from scratch.
-        search: the candidates among which inner validation chooses before the run proper; a kind of
-            `candidates.SEARCHES`, or key → values to try.
-    """
-
-    name: str
-    overlays: Sequence[str] = ()
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool = True
-    search: str | Mapping[str, Sequence[Any]] | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """How the network that all pre-trained schemes start from is made."""
-
-    overlays: Sequence[str]
-    keys: Mapping[str, Any]
-    data: Data
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study file, with paths made absolute. See docs/reference/studies.md for what each key means.
-
-    Attributes:
-        start_rates: scheme → the scheme that it is a variant of, and the rate `lr` it starts with; of a sweep.
-    """
-
-    title: str
-    about_data: str
-    bundle: Path
-    overlays: Sequence[str]
-    keys: Mapping[str, Any]
-    data: Data
-    scores: Mapping[str, str]
-    schemes: Mapping[str, Entry]
-    source: Source | None
-    baseline: str
-    scratch: str | None
-    seeds: int
-    inner_validation: float
-    needs_gpu: bool
-    published: Mapping[str, Mapping[str, str]]
-    start_rates: Mapping[str, tuple[str, float]]
-
-    @property
-    def train_config(self) -> Path:
-        """The bundle's config that every run begins with."""
-        return self.bundle / "configs/train.json"
-
-
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-KEYS = {
-    "title": str,
-    "data": str,
-    "bundle": str,
-    "overlays": list,
-    "keys": dict,
-    "folder": str,
-    "phantoms": dict,
-    "scores": dict,
-    "schemes": dict,
-    "source": dict,
-    "baseline": str,
-    "scratch": str,
-    "seeds": int,
-    "inner_validation": float,
-    "needs_gpu": bool,
-    "published": dict,
-    "start_rates": list,
-}
-REQUIRED = ("title", "bundle", "scores", "schemes", "baseline")
+from .definition import Data, Entry, Source, Study
+from .study_faults import bundle_faults, faults
 
 
 def read_study(file: str | Path) -> Study:
@@ -116,11 +26,11 @@ def read_study(file: str | Path) -> Study:
     """
     file = Path(file)
     content = _content(file)
-    if faults := list(_faults(content)):
-        raise StudyError("\n".join(f"{file}: {fault}" for fault in faults))
+    if found := list(faults(content)):
+        raise StudyError("\n".join(f"{file}: {fault}" for fault in found))
     study = _study(content, file)
-    if faults := list(_bundle_faults(study)):
-        raise StudyError("\n".join(f"{file}: {fault}" for fault in faults))
+    if found := list(bundle_faults(study)):
+        raise StudyError("\n".join(f"{file}: {fault}" for fault in found))
     return study
 
 
@@ -134,62 +44,6 @@ def _content(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StudyError(f"The study {file} holds a {type(content).__name__}; expected keys such as title and schemes.")
     return content
-
-
-def _faults(content: Mapping[str, Any]) -> Iterator[str]:
-    yield from _unknown("", content, KEYS)
-    yield from (f"{key} is missing." for key in REQUIRED if key not in content)
-    for key, kind in KEYS.items():
-        wanted = (int, float) if kind is float else kind
-        if key in content and not isinstance(content[key], wanted):
-            yield f"{key} is {content[key]!r}; expected a {kind.__name__}."
-    entries = content.get("schemes")
-    if not isinstance(entries, dict):
-        return
-    known = [item.name for item in fields(Entry) if item.name != "name"]
-    for name, entry in entries.items():
-        yield from _unknown(f"schemes: {name}: ", entry or {}, known)
-    folders: dict[str, str] = {}
-    for name, entry in entries.items():
-        if (other := folders.setdefault(as_path(name).lower(), name)) != name:
-            yield f"schemes: {name!r} and {other!r} would share a folder; call one of them otherwise."
-        yield from _entry_faults(name, entry if isinstance(entry, dict) else {})
-    share, seeds = content.get("inner_validation", 0.2), content.get("seeds", 1)
-    if isinstance(share, (int, float)) and not 0 < share < 1:
-        yield f"inner_validation is {share!r}; expected a share between 0 and 1."
-    if isinstance(seeds, int) and seeds < 1:
-        yield f"seeds is {seeds!r}; expected 1 or more."
-    if not content.get("scores", True):
-        yield "scores is empty; expected title → place in metrics.json, such as {accuracy: accuracy.value}."
-    if isinstance(content.get("source"), dict):
-        yield from _unknown("source: ", content["source"], ("overlays", "keys", "folder", "phantoms"))
-        yield from _entry_faults("source", content["source"])
-    for key in ("baseline", "scratch"):
-        if (name := content.get(key)) is not None and name not in entries:
-            yield f"{key} is {name!r}, which is none of the schemes.{near_misses(str(name), entries)}"
-
-
-def _entry_faults(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    if not isinstance(entry.get("overlays", []), list):
-        yield f"{name}: overlays is {entry['overlays']!r}; expected a list."
-    search = entry.get("search", "")
-    if not isinstance(search, (str, dict)):
-        yield f"{name}: search is {search!r}; expected a kind of search, or keys with lists of values to try."
-    for key, values in search.items() if isinstance(search, dict) else ():
-        if not isinstance(values, list):
-            yield f"{name}: search: {key} is {values!r}; expected a list of values to try."
-    for key, value in entry.get("keys", {}).items():
-        if isinstance(value, str) and _NUMBER.fullmatch(value):
-            yield f"{name}: {key} is the text {value!r}; YAML takes 1.0e-4 and 0.0001 for numbers, not {value}."
-
-
-def _unknown(place: str, given: object, known: Sequence[str] | Mapping[str, Any]) -> Iterator[str]:
-    if not isinstance(given, dict):
-        yield f"{place}expected keys, found {given!r}."
-        return
-    for key in given:
-        if key not in known:
-            yield f"{place}unknown key {key!r}; known: {', '.join(known)}.{near_misses(str(key), known)}"
 
 
 def _study(content: Mapping[str, Any], file: Path) -> Study:
@@ -253,21 +107,3 @@ def _found(name: str, bases: Sequence[Path], what: str) -> Path:
             return (base / name).absolute()
     beside = [path.name for base in bases for path in (base / name).parent.glob("*")]
     raise StudyError(f"{what} {name!r} is not there.{near_misses(Path(name).name, beside)}")
-
-
-def _bundle_faults(study: Study) -> Iterator[str]:
-    """Keys that no config of the run has would be added by MONAI, and do nothing."""
-    parts = [(entry.name, [*study.overlays, *entry.overlays], [*study.keys, *entry.keys, *_searched(entry)])
-             for entry in study.schemes.values()]  # fmt: skip
-    if study.source is not None:
-        parts.append(("source", list(study.source.overlays), list(study.source.keys)))
-    for name, overlays, keys in parts:
-        config = ConfigParser.load_config_files([str(study.train_config), *overlays])
-        for key in keys:
-            if key.split("#")[0] not in config:
-                known = [name for name in config if isinstance(name, str)]
-                yield f"{name}: the bundle {study.bundle.name} has no key {key!r}.{near_misses(key, known)}"
-
-
-def _searched(entry: Entry) -> Sequence[str]:
-    return list(entry.search) if isinstance(entry.search, Mapping) else []

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from metalr_monai.study.definition import Study
 from metalr_monai.study.study import run_study
-from metalr_monai.study.study_file import Study, read_study
+from metalr_monai.study.study_file import read_study
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

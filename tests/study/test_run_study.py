@@ -18,11 +18,11 @@ from conftest import SMALL, study_in
 
 from metalr_monai.errors import StudyError
 from metalr_monai.study.collect import collect
+from metalr_monai.study.definition import Study
 from metalr_monai.study.execute import refuse_test_scores
 from metalr_monai.study.job import Job, run_folder
 from metalr_monai.study.matrix import make_matrix
 from metalr_monai.study.study import plan_study, report_study, run_study
-from metalr_monai.study.study_file import Study
 
 TITLES = {"accuracy": "accuracy.value"}
 NAMES = ["from scratch", "all layers", "tuned rate"]
