@@ -35,7 +35,7 @@ class Outcome:
     """What a study left behind.
 
     Attributes:
-        page: report.html, or None where no run has been scored.
+        page: report.html, or None where no run of the baseline has been scored.
         failures: runs that did not end well.
         skipped: folders that are not in the results → why.
     """
@@ -82,7 +82,9 @@ def run_study(
         raise StudyError("This study needs a GPU (needs_gpu), and this machine has none that torch can use.")
     matrix = _matrix(study, output, data, checkpoint, seeds, schemes)
     # Those that are not asked for now are reported too.
-    refuse_strangers(_matrix(study, output, data, checkpoint, _seeds_there(output, seeds), None).jobs, mixed=mixed)
+    refuse_strangers(
+        _matrix(study, output, data, checkpoint, _seeds_there(output, seeds or study.seeds), None).jobs, mixed=mixed
+    )
     _write_about(study, output, command)
     failures = EXECUTORS[executor](matrix, workers)
     page, skipped = report_study(output, mixed=mixed)
@@ -113,8 +115,8 @@ def plan_study(
 
 
 def report_study(output: Path, *, mixed: bool = False) -> tuple[Path | None, dict[Path, str]]:
-    """Write the results anew from the runs' folders; the page, or None where nothing has been scored, and what was
-    passed over.
+    """Write the results anew from the runs' folders; the page, or None where no run of the baseline has been
+    scored, and what was passed over.
 
     Raises:
         StudyError: no study has been run there, or its runs cannot be compared.
@@ -152,9 +154,8 @@ def _matrix(
     return make_matrix(study, data, output, number, schemes or list(study.schemes), checkpoint)
 
 
-def _seeds_there(output: Path, seeds: int | None) -> int | None:
-    there = [int(folder.name.removeprefix("seed_")) + 1 for folder in output.glob("runs/*/seed_*")]
-    return None if seeds is None else max([seeds, *there])
+def _seeds_there(output: Path, seeds: int) -> int:
+    return max([seeds, *(int(folder.name.removeprefix("seed_")) + 1 for folder in output.glob("runs/*/seed_*"))])
 
 
 def _expected(matrix: Matrix, left: int, workers: int) -> str:

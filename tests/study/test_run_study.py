@@ -178,6 +178,16 @@ def test_configs_that_have_changed_and_keys_that_have_gone_are_refused(finished:
         run_study(study_in(tmp_path / "same"), output, command="study", schemes=["from scratch"])
 
 
+def test_seeds_that_are_not_asked_for_are_compared_too(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    later = run_folder(output, "all layers", 3)
+    shutil.copytree(run_folder(output, "all layers", 0), later)
+    job = json.loads((later / "study_run.json").read_text())
+    (later / "study_run.json").write_text(json.dumps({**job, "keys": {**job["keys"], "seed": 3, "epochs": 9}}))
+    with pytest.raises(StudyError, match=r"seed_3: was run with epochs=9, and the study has 2"):
+        run_study(small_study, output, command="study")
+
+
 def test_a_changed_search_is_refused(finished: Path, tmp_path: Path) -> None:
     tuned = {"overlays": ["schemes/all_layers.json"], "search": {"lr": [1e-6, 3e-3, 1e-2]}}
     study = study_in(tmp_path / "study", schemes={**SMALL["schemes"], "tuned rate": tuned})
