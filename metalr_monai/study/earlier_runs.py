@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StudyError, first_few
-from .job import Job
+from .job import Job, is_done
 
 
 def refuse_strangers(jobs: Sequence[tuple[Path, Job]], *, mixed: bool = False) -> None:
@@ -27,6 +27,16 @@ def refuse_strangers(jobs: Sequence[tuple[Path, Job]], *, mixed: bool = False) -
         raise StudyError(
             f"{first_few(found, 3)}. Runs of other settings cannot be compared with these: name another output folder, "
             f"or remove those runs."
+        )
+    found = [
+        f"{folder}: {difference}"
+        for folder, job in jobs
+        if folder in there
+        for difference in _begun(folder, there[folder], job)
+    ]
+    if found:
+        raise StudyError(
+            f"{first_few(found, 3)}. A run half of one and half of the other says nothing of either: remove it."
         )
     if not mixed:
         now = {folder: job for folder, job in jobs if job.scheme != "source"}
@@ -49,6 +59,14 @@ def _differences(there: Job, job: Job) -> Iterator[str]:
         old, new = (_file(of.get(key, "not set")) for of in (there.keys, job.keys))
         if old != new:
             yield f"was run with {key}={old!r}, and the study has {new!r}"
+
+
+def _begun(folder: Path, there: Job, job: Job) -> Iterator[str]:
+    """A training that was stopped goes on by the code and the data that it began with, or not at all."""
+    if (folder / "runs").is_dir() and not is_done(folder, job):
+        for what in ("code", "data"):
+            if getattr(there, what) != getattr(job, what):
+                yield f"was begun with other {what} than the study has now"
 
 
 def _file(value: Any, parts: int = 1) -> Any:  # noqa: ANN401 - of a config

@@ -64,12 +64,20 @@ class Matrix:
 
 
 def make_matrix(
-    study: Study, data: Path | None, output: Path, seeds: int, schemes: Sequence[str], checkpoint: Path | None = None
+    study: Study,
+    data: Path | None,
+    output: Path,
+    seeds: int,
+    schemes: Sequence[str],
+    checkpoint: Path | None = None,
+    *,
+    generate: bool = True,
 ) -> Matrix:
     """The runs of some schemes of a study. Phantoms that are its data are generated into `output`.
 
     Args:
         checkpoint: pre-trained weights, in place of the study's source network.
+        generate: False leaves phantoms that are not there yet ungenerated, for who only counts the runs.
 
     Raises:
         StudyError: an unknown scheme, a search without candidates, a folder of data that is not there, or a scheme that
@@ -82,7 +90,7 @@ def make_matrix(
     code, meta = code_fingerprint(study.bundle), str(study.bundle / "configs/metadata.json")
     source = None
     if study.source is not None and checkpoint is None:
-        folder = _data_folder(study.source.data, data, output / "source_phantoms")
+        folder = _data_folder(study.source.data, data, output / "source_phantoms", generate)
         job = Job(
             scheme="source",
             seed=0,
@@ -96,7 +104,7 @@ def make_matrix(
             search=[],
         )
         source = (output / "source", job)
-    target = _data_folder(study.data, data, output / "phantoms")
+    target = _data_folder(study.data, data, output / "phantoms", generate)
     fixed = {"meta_file": meta, "code": code, "data": data_fingerprint(target)}
     weights = checkpoint if source is None else source_model(output)
     found = {name: candidates(study, study.schemes[name]) for name in schemes}
@@ -160,9 +168,9 @@ def _is_file(value: object) -> bool:
     return isinstance(value, str) and value.startswith("/") and Path(value).is_file()
 
 
-def _data_folder(data: Data, base: Path | None, phantoms: Path) -> Path:
+def _data_folder(data: Data, base: Path | None, phantoms: Path, generate: bool) -> Path:
     if data.phantoms is not None:
-        return _phantoms(dict(data.phantoms), phantoms)
+        return _phantoms(dict(data.phantoms), phantoms, generate)
     if base is None:
         raise StudyError("This study is of data of yours; name its folder with --data.")
     if not (base / data.folder).is_dir():
@@ -170,13 +178,13 @@ def _data_folder(data: Data, base: Path | None, phantoms: Path) -> Path:
     return (base / data.folder).absolute()
 
 
-def _phantoms(options: dict[str, Any], folder: Path) -> Path:
+def _phantoms(options: dict[str, Any], folder: Path, generate: bool) -> Path:
     folder = folder.with_name(as_path("_".join([folder.name, *(f"{key}_{value}" for key, value in options.items())])))
     kind = options.pop("kind", None)
     if kind not in PHANTOMS:
         raise StudyError(f"phantoms: kind is {kind!r}; expected one of {', '.join(PHANTOMS)}.")
     count = [options.pop("count")] if "count" in options else []
-    if not folder.exists():
+    if generate and not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder) as unfinished:
             try:

@@ -102,7 +102,7 @@ def plan_study(
     workers: int = 1,
 ) -> str:
     """The matrix in words: what is done, what is left, and how long that takes by the runs that are done."""
-    matrix = _matrix(study, output, data, checkpoint, seeds, schemes)
+    matrix = _matrix(study, output, data, checkpoint, seeds, schemes, generate=False)
     names = list(dict.fromkeys(run.own.scheme for run in matrix.runs))
     width = max(map(len, names))
     lines = [f"{'scheme':<{width}}  trainings  done"]
@@ -147,11 +147,13 @@ def _matrix(
     checkpoint: Path | None,
     seeds: int | None,
     schemes: Sequence[str] | None,
+    *,
+    generate: bool = True,
 ) -> Matrix:
     if checkpoint is not None and not checkpoint.is_file():
         raise StudyError(f"There is no file {checkpoint}; expected pre-trained weights.")
     number = study.seeds if seeds is None else seeds
-    return make_matrix(study, data, output, number, schemes or list(study.schemes), checkpoint)
+    return make_matrix(study, data, output, number, schemes or list(study.schemes), checkpoint, generate=generate)
 
 
 def _seeds_there(output: Path, seeds: int) -> int:

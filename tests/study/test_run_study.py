@@ -158,6 +158,19 @@ def test_runs_of_other_code_or_data_are_refused_unless_told(
     assert report_study(output, mixed=True)[0] is not None
 
 
+def test_a_run_begun_with_other_code_is_not_gone_on_with(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    folder = run_folder(output, "all layers", 0)
+    file = folder / "study_run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "code": "0123456789abcdef"}))
+    (folder / "runs/evaluate/metrics.json").unlink()
+    with pytest.raises(
+        StudyError, match=r"all_layers/seed_0: was begun with other code than the study has now.*remove"
+    ):
+        run_study(small_study, output, command="study", mixed=True)
+    assert Job.read(folder).code == "0123456789abcdef"
+
+
 def test_a_run_of_other_settings_is_refused(finished: Path, tmp_path: Path) -> None:
     output = copied(finished, tmp_path / "out")
     before = times(output)
@@ -259,6 +272,11 @@ def test_what_cannot_run_is_refused_before_anything_does(tmp_path: Path, changes
     with pytest.raises(StudyError, match=message):
         run_study(study, tmp_path / "out", command="study")
     assert not (tmp_path / "out/source").exists()
+
+
+def test_counting_what_is_left_generates_nothing(small_study: Study, tmp_path: Path) -> None:
+    assert "6 of 6 trainings are left" in plan_study(small_study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pre_trained_network_must_be_there(tmp_path: Path) -> None:
