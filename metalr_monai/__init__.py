@@ -14,15 +14,17 @@ from .data.pictures import Pictures
 from .data.pocus_folds import write_pocus_folds
 from .data.pocus_videos import write_pocus_frames
 from .data.prepare import phantom_data_set, split_data_list
-from .data.prepare_images import class_weights, phantom_image_set, split_image_list
+from .data.prepare_images import class_weights, phantom_image_set, split_image_list, split_picture_list
 from .data.read_picture import PictureReader, load_picture, read_picture
 from .data.regions import LabelToRegionsd, RegionsToLabeld
 from .data.scan_reader import ScanReader
 from .data.scans import Scans
 from .data.splits import apply_split, make_split, read_split, write_split
+from .data.unlabelled_check import UnlabelledCheck
 from .errors import MetaLRError
 from .evaluation.feature_maps import feature_maps
 from .handlers.activation_pictures import ActivationPictures
+from .handlers.best_model import BestModel
 from .handlers.classification_scores import ClassificationScores
 from .handlers.epoch_seed import EpochSeed
 from .handlers.example_pictures import ExamplePictures
@@ -39,6 +41,12 @@ from .handlers.run_report import RunReport
 from .handlers.segmentation_scores import SegmentationScores
 from .networks.efficientnet_lite0 import EfficientNetLite0
 from .networks.genesis_unet3d import GenesisUNet3D
+from .pretraining.cube_set import cube_set
+from .pretraining.cubes import RandOccupiedCubesd
+from .pretraining.picture_restorer import PictureRestorer
+from .pretraining.prepare_deformed import PrepareDeformed
+from .pretraining.restoration_loss import RestorationLoss
+from .pretraining.restored_pictures import RestoredPictures
 from .rates.blocks import Blocks, blocks, param_groups
 from .rates.history import RateHistory
 from .rates.tuner import MetaLR
@@ -63,6 +71,7 @@ __all__ = [
     "ActivationPictures",
     "AutoLR",
     "AutoRGN",
+    "BestModel",
     "Blocks",
     "ClassificationScores",
     "DataCheck",
@@ -82,14 +91,19 @@ __all__ = [
     "MetaLRError",
     "MetaLRHandler",
     "PictureReader",
+    "PictureRestorer",
     "Pictures",
     "PredictionTable",
+    "PrepareDeformed",
     "ProbeThenTune",
     "Progress",
+    "RandOccupiedCubesd",
     "RateHistory",
     "RateHistoryHandler",
     "RateSchedule",
     "RegionsToLabeld",
+    "RestorationLoss",
+    "RestoredPictures",
     "RunCheckpoints",
     "RunReport",
     "ScanReader",
@@ -97,6 +111,7 @@ __all__ = [
     "ScheduleFree",
     "ScheduledRates",
     "SegmentationScores",
+    "UnlabelledCheck",
     "apply_group_split",
     "apply_split",
     "blocks",
@@ -104,6 +119,7 @@ __all__ = [
     "check_settings",
     "check_volumes",
     "class_weights",
+    "cube_set",
     "data_list",
     "describe_checkpoint",
     "each_case_once",
@@ -128,6 +144,7 @@ __all__ = [
     "split_counts",
     "split_data_list",
     "split_image_list",
+    "split_picture_list",
     "trained_settings",
     "write_lits_phantoms",
     "write_pocus_folds",

@@ -98,13 +98,19 @@ def _is_whole(value: object) -> bool:
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
-        ("epochs", "val_interval", "batch_size", "patches_per_volume", "width"),
+        (
+            *("epochs", "val_interval", "patience", "batch_size", "patches_per_volume", "cubes_per_scan", "width"),
+            "halve_every",
+        ),
         Rule("a whole number, 1 or more", _whole(1)),
     ),
     **dict.fromkeys(("lr", "head_lr", "std"), Rule("a number above 0", _number(0, inclusive=False))),
     "momentum": Rule("a number from 0 to below 1", _number(0, 1)),
     "spacing": Rule("three numbers above 0, in mm", _numbers(3, _number(0, inclusive=False))),
     "hu_window": Rule("two numbers, the lower first, in HU", _is_window),
+    "occupied": Rule(
+        "two shares, the lower first, from 0 to 1", lambda value: _is_window(value) and value[0] >= 0 and value[1] <= 1
+    ),
     "channels": Rule("1 (grey) or 3 (RGB)", lambda value: _is_whole(value) and value in (1, 3)),
     # of 32 pixels one would be left, and a last batch of one image would have nothing for batch norm
     "image_size": Rule("two whole numbers above 32: rows and columns in pixels", _numbers(2, _whole(33))),

@@ -191,10 +191,13 @@ def test_phantoms_writes_pictures_that_check_data_finds_faultless(cli, tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["pocus", "busi"])
-def test_phantoms_of_ultrasound_have_no_contrast_medium(cli, tmp_path, kind):
-    code, _, err = cli("phantoms", kind, tmp_path / "new", "--phase", "venous")
+@pytest.mark.parametrize(
+    ("flag", "value", "shown"), [("phase", "venous", "'venous'"), ("size", "32,32,16", "(32, 32, 16)")]
+)
+def test_phantoms_of_ultrasound_have_neither_contrast_medium_nor_three_sides(cli, tmp_path, kind, flag, value, shown):
+    code, _, err = cli("phantoms", kind, tmp_path / "new", f"--{flag}", value)
     assert code == 2
-    assert f"--phase is 'venous', for the contrast medium of lits; phantoms of kind {kind} have none" in err
+    assert f"--{flag} is {shown}, and is for phantoms of kind lits; those of kind {kind} have none" in err
     assert not (tmp_path / "new").exists()
 
 

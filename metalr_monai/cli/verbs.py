@@ -63,23 +63,33 @@ def inspect_checkpoint(checkpoint: str) -> Answer:
     return Answer(found.to_dict(), str(found))
 
 
-def phantoms(kind: str, folder: str, *, count: int | None = None, seed: int = 0, phase: str | None = None) -> Answer:
+def phantoms(
+    kind: str,
+    folder: str,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    phase: str | None = None,
+    size: Sequence[int] | None = None,
+) -> Answer:
     """Write generated, labelled images into a new folder.
 
     KIND: lits, abdominal CT with liver and tumours; pocus, frames of lung ultrasound; busi, breast ultrasound.
     --count: lits: scans, 131 unless told otherwise; pocus: videos a class (40); busi: images a class (100).
     --seed: the series of images, 0 unless told otherwise.
     --phase: lits alone: contrast medium, plain (none), venous or mixed, which it is unless told otherwise.
+    --size: lits alone: voxels such as 112,112,64, of the same 340×340×200 mm; 64,64,32 unless told otherwise.
     """
     if kind not in PHANTOMS:
         raise OptionError(
             f"There are no phantoms of kind {kind!r}; known: {', '.join(PHANTOMS)}.{near_misses(kind, PHANTOMS)}"
         )
-    if phase is not None and kind != "lits":
-        raise OptionError(f"--phase is {phase!r}, for the contrast medium of lits; phantoms of kind {kind} have none.")
+    given = {name: value for name, value in (("phase", phase), ("size", size)) if value is not None}
+    if given and kind != "lits":
+        name, value = next(iter(given.items()))
+        raise OptionError(f"--{name} is {value!r}, and is for phantoms of kind lits; those of kind {kind} have none.")
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise OptionError(f"count is {count!r}; expected how many phantoms to write, a whole number, 1 or more.")
-    given = {"phase": phase} if phase is not None else {}
     written = PHANTOMS[kind](folder, *([] if count is None else [count]), seed=seed, **given)
     files = [str(path) for path in written]
     about = {"kind": kind, "folder": folder, "count": len(files), "seed": seed}

@@ -63,7 +63,7 @@ class DataCheck:
         self._hu_window = (float(hu_window[0]), float(hu_window[1]))
         self._spacing, self._patch_size = tuple(spacing), tuple(patch_size)
         self._meta, self._batch_size = meta, batch_size
-        self._progress = progress and _is_first_rank()
+        self._progress = progress and is_first_rank()
         self.warnings: list[str] = []
 
     def __call__(self, parts: Mapping[str, Sequence[Item]], output_dir: str | Path) -> None:
@@ -85,8 +85,8 @@ class DataCheck:
         report = self._check(items, Path(output_dir))
         report.raise_if_bad()
         self._refuse_absent_regions(report, [str(item["case_id"]) for item in parts["train"]])
-        self.warnings[:] = [*report.told("warning"), *_too_small(report.volumes, self._spacing, self._patch_size)]
-        if self.warnings and _is_first_rank():
+        self.warnings[:] = [*report.told("warning"), *too_small(report.volumes, self._spacing, self._patch_size)]
+        if self.warnings and is_first_rank():
             logger.warning("The data can be trained on, but:\n%s", "\n".join(f"  {line}" for line in self.warnings))
 
     def _check(self, items: Sequence[Item], folder: Path) -> CheckReport:
@@ -113,7 +113,7 @@ class DataCheck:
                 )
 
 
-def _is_first_rank() -> bool:
+def is_first_rank() -> bool:
     """Asked of torch: Ignite talks to the other ranks at the first question, and they wait until the check is done."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
@@ -145,23 +145,26 @@ def _refuse_few_cases(training: Sequence[Item], meta: float | str | None, batch_
         )
 
 
-def _too_small(volumes: Sequence[Volume], spacing: Sequence[float], patch_size: Sequence[int]) -> Iterator[str]:
-    """One sentence on the cases that are smaller than a patch, if there are any."""
+def too_small(volumes: Sequence[Volume], spacing: Sequence[float] | None, patch_size: Sequence[int]) -> Iterator[str]:
+    """One sentence on the cases that are smaller than a patch, if there are any; not resampled without `spacing`."""
     sizes = {volume.case_id: _resampled(volume, spacing) for volume in volumes}
     small = {case: size for case, size in sizes.items() if any(np.less(size, patch_size))}
     if small:
         named = first_few([f"{case} ({_times(size)})" for case, size in small.items()])
+        resampled = "" if spacing is None else f" after resampling to {_times(spacing)} mm"
         yield (
-            f"{len(small)} of {len(sizes)} cases are smaller than patch_size {_times(patch_size)} after resampling to "
-            f"{_times(spacing)} mm, and are padded with air: {named}"
+            f"{len(small)} of {len(sizes)} cases are smaller than patch_size {_times(patch_size)}{resampled}, and are "
+            f"padded with air: {named}"
         )
 
 
-def _resampled(volume: Volume, spacing: Sequence[float]) -> tuple[int, ...]:
-    """Voxels along R, A, S after `Orientationd` and `Spacingd`."""
+def _resampled(volume: Volume, spacing: Sequence[float] | None) -> tuple[int, ...]:
+    """Voxels along R, A, S after `Orientationd` and, with `spacing`, `Spacingd`."""
     axes = [next(i for i, code in enumerate(volume.orientation) if code in pair) for pair in ("LR", "PA", "IS")]
-    before, after = np.diag([*(volume.spacing[i] for i in axes), 1.0]), np.diag([*spacing, 1.0])
-    shape, _ = compute_shape_offset([volume.shape[i] for i in axes], before, after)
+    shape = [volume.shape[i] for i in axes]
+    if spacing is not None:
+        before, after = np.diag([*(volume.spacing[i] for i in axes), 1.0]), np.diag([*spacing, 1.0])
+        shape, _ = compute_shape_offset(shape, before, after)
     return tuple(int(side) for side in shape)
 
 

@@ -11,6 +11,7 @@ from .ct_phantom import write_lits_phantoms
 from .data_check import DataCheck
 from .hold_out import hold_out
 from .splits import Split, apply_split, make_split, write_split
+from .unlabelled_check import UnlabelledCheck
 
 
 def phantom_data_set(folder: str | Path, count: int, seed: int = 0) -> str:
@@ -36,7 +37,7 @@ def split_data_list(
     scheme: str,
     seed: int,
     output_dir: str | Path,
-    check: DataCheck | None = None,
+    check: DataCheck | UnlabelledCheck | None = None,
     *,
     validation: float = 0.0,
 ) -> dict[str, list[Item]]:

@@ -12,12 +12,14 @@ import torch
 from ..errors import DataError, OptionError
 from ..files import atomic_path
 from .breast_ultrasound_phantom import write_busi_phantoms
+from .data_check import is_first_rank
 from .group_splits import apply_group_split, make_group_split
 from .hold_out import case_names, hold_out
 from .image_files import ImageItem
 from .image_lists import image_list
 from .lung_ultrasound_phantom import write_pocus_phantoms
-from .splits import Split, write_split
+from .pictures import Pictures
+from .splits import Split, apply_split, make_split, write_split
 
 PHANTOM_WRITERS: dict[str, Callable[..., list[Path]]] = {"pocus": write_pocus_phantoms, "busi": write_busi_phantoms}
 
@@ -74,6 +76,25 @@ def split_image_list(
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     write_split(split, Path(output_dir) / "split.json")
     return apply_group_split(items, split)
+
+
+def split_picture_list(
+    folder: str | Path, scheme: str, seed: int, output_dir: str | Path
+) -> dict[str, list[dict[str, str]]]:
+    """The pictures of a folder, whatever they show, in the parts of a split, and `split.json` in the run's folder.
+
+    Args:
+        scheme: a name or file as `splits.make_split` takes it.
+
+    Raises:
+        OptionError, DataError: see `Pictures` and `make_split`; every picture is decoded first.
+    """
+    pictures = Pictures(folder)
+    pictures.check(progress=is_first_rank())
+    split = make_split(pictures.items, scheme, seed=seed, meta=None if scheme.endswith(".json") else 0)
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    write_split(split, Path(output_dir) / "split.json")
+    return apply_split(pictures.items, split)
 
 
 def class_weights(items: Sequence[Mapping[str, Any]], classes: int) -> torch.Tensor:

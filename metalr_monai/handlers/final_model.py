@@ -39,24 +39,30 @@ class FinalModel:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer; only the first rank writes."""
         if idist.get_rank() == 0:
-            engine.add_event_handler(Events.COMPLETED, self._save)
+            engine.add_event_handler(Events.COMPLETED, self.save)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the files now."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self._path) as temporary, temporary.open("wb") as file:
             torch.save(self._network.state_dict(), file)
         if self._settings is not None:
-            with atomic_path(_settings_file(self._path)) as temporary:
-                text = json.dumps(plain(self._settings, self._path.parent), indent=2, ensure_ascii=False)
-                temporary.write_text(text + "\n", encoding="utf-8")
+            write_settings(self._path, self._settings)
         logger.info("The trained network is in %s.", self._path)
 
 
-def trained_settings(ckpt_path: str | Path, **defaults: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever was set
+def write_settings(network: Path, settings: Mapping[str, Any]) -> None:
+    """Write what a network was trained with beside its file, for `trained_settings`."""
+    with atomic_path(settings_file(network)) as temporary:
+        text = json.dumps(plain(settings, network.parent), indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def trained_settings(ckpt_path: str | Path | None, **defaults: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever was set
     """What a network was trained with, so that inference takes the same: the settings beside its file.
 
     Args:
-        ckpt_path: the network's file, as `FinalModel` writes it.
+        ckpt_path: the network's file, as `FinalModel` writes it; None for the defaults.
         defaults: the settings that are asked for, with what they are where none were written.
 
     Raises:
@@ -66,7 +72,9 @@ def trained_settings(ckpt_path: str | Path, **defaults: Any) -> dict[str, Any]: 
         >>> trained_settings("another network.pt", classes=["benign", "malignant"])
         {'classes': ['benign', 'malignant']}
     """
-    file = _settings_file(Path(ckpt_path))
+    if ckpt_path is None:
+        return defaults
+    file = settings_file(Path(ckpt_path))
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -78,5 +86,6 @@ def trained_settings(ckpt_path: str | Path, **defaults: Any) -> dict[str, Any]: 
     return {name: found.get(name, default) for name, default in defaults.items()}
 
 
-def _settings_file(network: Path) -> Path:
+def settings_file(network: Path) -> Path:
+    """The file that stands beside a network's, with what it was trained with."""
     return network.with_suffix(".json")

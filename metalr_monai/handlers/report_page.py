@@ -27,7 +27,7 @@ _MANY_LINES = 6  # of a panel: more leave no room for their names inside it
 _MOST_CASES = 20  # of those that are classified wrong; the others are folded away
 _NAMES = frozenset({"case", "case_id", "group", "class", "true", "predicted"})  # text, even where it is a number
 _SCORES, _OTHERS, _ERRORS = "scores", "other metrics", "lower is better"
-_LOWER_IS_BETTER = frozenset({"ece", "log_loss"})
+_LOWER_IS_BETTER = frozenset({"ece", "log_loss", "mse"})
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def write_report_page(folder: str | Path) -> Path:
     """Write `report.html` anew from what the folder holds.
 
     It reads `run_report.json`, and where they are `rates.csv`, `metrics.csv`, `metrics.json` (of a classifier),
-    `slices/*.png` and `pictures/*.png`. The page needs no other file: its pictures are in it. The same files give the
-    same page, byte by byte.
+    `slices/*.png`, `pictures/*.png` and `restored/*.png`. The page needs no other file: its pictures are in it. The
+    same files give the same page, byte by byte.
 
     Needs matplotlib and jinja2 (`pip install metalr_monai[report]`).
 
@@ -105,6 +105,7 @@ def _render(template: Any, folder: Path, report: dict[str, Any]) -> str:  # noqa
         most_cases=_MOST_CASES,
         slices=_pictures(folder / "slices"),
         pictures=_pictures(folder / "pictures"),
+        restored=_pictures(folder / "restored"),
     )
     return page
 
