@@ -18,8 +18,7 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, MultiSampleTrait, Randomizable, SpatialCrop, SpatialPad
-from monai.utils import ImageMetaKey
-from torch import Tensor
+from monai.utils import ImageMetaKey, convert_to_tensor
 
 from ..errors import MetaLRError, OptionError
 from .checks import by_size
@@ -79,7 +78,7 @@ class RandOccupiedCubesd(Randomizable, MapTransform, MultiSampleTrait):  # type:
         """The items, one a cube; what is not cut is copied."""
         keys = list(self.key_iterator(dict(data)))
         name = item_name(data, keys[0])
-        volumes = {key: self._large_enough(data[key], name) for key in keys}
+        volumes = {key: self._large_enough(convert_to_tensor(data[key], track_meta=True), name) for key in keys}
         shapes = {tuple(volume.shape[1:]) for volume in volumes.values()}
         if len(shapes) > 1:
             raise CubeError(
@@ -88,7 +87,7 @@ class RandOccupiedCubesd(Randomizable, MapTransform, MultiSampleTrait):  # type:
         corners = self._places(volumes[keys[0]][0], name)
         return [self._item(data, volumes, number, corner) for number, corner in enumerate(corners)]
 
-    def _large_enough(self, volume: Tensor, name: str) -> Tensor:
+    def _large_enough(self, volume: MetaTensor, name: str) -> MetaTensor:
         shape = tuple(volume.shape[1:])
         if len(shape) != len(self._size):
             raise CubeError(f"{name} has the shape {tuple(volume.shape)}; expected (C, …) for {by_size(self._size)}.")
@@ -100,10 +99,10 @@ class RandOccupiedCubesd(Randomizable, MapTransform, MultiSampleTrait):  # type:
             stacklevel=4,
         )
         larger = [max(length, side) for length, side in zip(shape, self._size, strict=True)]
-        return SpatialPad(larger, value=0)(volume)  # type: ignore[no-any-return]
+        return SpatialPad(larger, value=0)(volume)
 
-    def _places(self, volume: Tensor, name: str) -> list[list[int]]:
-        plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    def _places(self, volume: MetaTensor, name: str) -> list[list[int]]:
+        plain = volume.as_tensor()
         counts = (plain >= self._counted[0]) & (plain <= self._counted[1])
         places: list[list[int]] = []
         shares: list[float] = []
@@ -127,7 +126,7 @@ class RandOccupiedCubesd(Randomizable, MapTransform, MultiSampleTrait):  # type:
         warnings.warn(f"{told} Expected {self._count}; take more tries, or widen share or counted.", stacklevel=5)
 
     def _item(
-        self, data: Mapping[Hashable, Any], volumes: Mapping[Hashable, Tensor], number: int, corner: Sequence[int]
+        self, data: Mapping[Hashable, Any], volumes: Mapping[Hashable, MetaTensor], number: int, corner: Sequence[int]
     ) -> dict[Hashable, Any]:
         item = {key: deepcopy(value) for key, value in data.items() if key not in volumes}
         crop = SpatialCrop(roi_start=corner, roi_end=[at + side for at, side in zip(corner, self._size, strict=True)])

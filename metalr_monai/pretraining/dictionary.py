@@ -8,8 +8,8 @@
         RandPaintingd("image"),
     ])
 
-Each draws from MONAI's stream, `self.R`, one number a call, which seeds all that it does to the item's keys. `DeformBatch`
-does the same to a batch on its device, and several times faster.
+Each draws from MONAI's stream, `self.R`, one number a call, which seeds all that it does to the item's keys.
+`DeformBatch` does the same to a batch on its device.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class _RandDeformd(Randomizable, MapTransform):  # type: ignore[misc]  # MONAI i
             try:
                 if self.in_range and images.is_floating_point() and images.numel():
                     check_range(images)
-                deformed = self.deformed(images, seeded_generator(images.device, self._seed))
+                deformed = self._deformed(images, seeded_generator(images.device, self._seed))
             except DeformationError as error:
                 raise DeformationError(f"{item_name(item, key)}: {error}") from error
             item[key] = convert_to_dst_type(deformed[0], item[key])[0]
         return item
 
     @abstractmethod
-    def deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The batch of one, deformed."""
 
 
@@ -83,7 +83,7 @@ class RandGenesisFlipd(_RandDeformd):
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
 
-    def deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The batch of one, flipped."""
         return random_flips.random_flips(images, generator, self._prob)
 
@@ -109,7 +109,7 @@ class RandLocalShufflingd(_RandDeformd):
         super().__init__(keys, prob, allow_missing_keys)
         self._windows = checked_windows(windows)
 
-    def deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The batch of one, shuffled."""
         return shuffling.local_shuffling(images, generator, self._prob, self._windows)
 
@@ -127,7 +127,7 @@ class RandNonlinearIntensityd(_RandDeformd):
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
 
-    def deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The batch of one along its curve."""
         return intensity.nonlinear_intensity(images, generator, self._prob)
 
@@ -151,6 +151,6 @@ class RandPaintingd(_RandDeformd):
         super().__init__(keys, prob, allow_missing_keys)
         self._outer = checked_probability("outer", outer)
 
-    def deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _deformed(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The batch of one, painted."""
         return painting.painting(images, generator, self._prob, self._outer)

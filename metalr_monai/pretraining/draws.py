@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
 MANY = 1000  # from so many numbers on, a stream of NumPy's is faster, its making included
 
 
@@ -31,19 +30,21 @@ def runs(items: int, length: int, probability: float, generator: torch.Generator
     return coins((items, length), probability, generator).cumprod(dim=1).bool()
 
 
-def uniform_integers(low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
-    """Whole numbers from `low` to `high`, both included; the two broadcast to the result's shape.
+def uniform_integers(low: int, high: Tensor, generator: torch.Generator) -> Tensor:
+    """Whole numbers from `low` to `high`, both included, of the shape of `high`.
 
     A range of n is taken from 32 random bits, so that its numbers are equally likely up to n in 2³².
     """
-    low, high = torch.broadcast_tensors(low, high)
-    if generator.device.type == "cpu" and low.numel() >= MANY:
-        wide = torch.from_numpy(random_bits(low.numel(), np.dtype(np.uint32), generator).astype(np.int64)).view(
-            low.shape
-        )
+    if generator.device.type == "cpu" and high.numel() >= MANY:
+        wide = torch.from_numpy(random_bits(high.numel(), np.dtype(np.uint32), generator).astype(np.int64))
     else:
-        wide = torch.randint(2**32, low.shape, generator=generator, device=generator.device)
-    return wide.mul_(high - low + 1).bitwise_right_shift_(32).add_(low)
+        wide = torch.randint(2**32, (high.numel(),), generator=generator, device=generator.device)
+    return wide.view(high.shape).mul_(high - low + 1).bitwise_right_shift_(32).add_(low)
+
+
+def on_device(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """A few whole numbers, (n,). `torch.tensor` would make the host wait for a GPU."""
+    return torch.cat([torch.full((1,), number, device=device) for number in numbers])
 
 
 def random_bits(number: int, dtype: np.dtype[Any], generator: torch.Generator) -> NDArray[Any]:

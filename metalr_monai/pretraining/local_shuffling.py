@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import DeformationError, by_size, checked_images, checked_probability, checked_windows, spatial
-from .draws import coins, random_bits, uniform_integers
+from .draws import coins, on_device, random_bits, uniform_integers
 from .some_items import on_some_items
 
 PROBABILITY = 0.5
 PUBLISHED_WINDOWS, PUBLISHED_SHAPE = 10_000, (64, 64, 32)
 LARGEST = 10  # a window is at most a tenth of the image, along each side
+RANDOM_BITS = 16  # of a key at the least; two voxels whose bits are equal keep their order
 DEVIATIONS = 10  # above the mean number of a batch's window voxels; more have never a chance to come
 
 
@@ -67,11 +68,12 @@ def local_shuffling(
     images = checked_images(images)
     chosen = coins((len(images),), checked_probability("probability", probability), generator)
     number = checked_windows(windows) or default_windows(spatial(images))
-
-    def shuffle(some: Tensor) -> Tensor:
-        return apply_windows(some, draw_windows(len(some), spatial(some), number, generator))
-
-    return on_some_items(images, chosen, shuffle) if probability else images.clone()
+    if not probability:
+        return images.clone()
+    _check_size(spatial(images))  # now, not when the first coin falls so
+    return on_some_items(
+        images, chosen, lambda some: apply_windows(some, draw_windows(len(some), spatial(some), number, generator))
+    )
 
 
 def largest_window(shape: Sequence[int]) -> list[int]:
@@ -83,7 +85,7 @@ def default_windows(shape: Sequence[int]) -> int:
     """As many windows as lie over a voxel as often as the published ones do: 1.87 times in the mean.
 
     That leaves about 15 % of the voxels in their place, whatever the size of the image: 10,000 windows for 64×64×32,
-    625 for 64×64, 712 for 224×224. (As many as 10,000 in a picture of 224×224 would leave none.)
+    625 for 64×64, 709 for 224×224. (As many as 10,000 in a picture of 224×224 would leave none.)
     """
     published = PUBLISHED_WINDOWS * _mean_volume(PUBLISHED_SHAPE) / math.prod(PUBLISHED_SHAPE)
     return max(round(published * math.prod(shape) / _mean_volume(shape)), 1)
@@ -95,17 +97,11 @@ def draw_windows(items: int, shape: Sequence[int], number: int, generator: torch
     Raises:
         DeformationError: no window could hold more than one voxel.
     """
-    largest = largest_window(shape)
-    if max(largest) == 1:
-        raise DeformationError(
-            f"Images of {by_size(shape)} are too small for local shuffling: a window is at most a tenth of the image, "
-            f"which is no more than one voxel. Expected 20 voxels or more along a side. Take larger cubes, or set the "
-            f"probability of local shuffling to 0."
-        )
+    _check_size(shape)
     device = generator.device
-    axes, sides = (torch.tensor(lengths, device=device)[:, None, None] for lengths in (shape, largest))
-    side = uniform_integers(torch.ones_like(sides), sides.expand(-1, items, number), generator)
-    corner = uniform_integers(torch.zeros_like(axes), axes - side, generator).movedim(0, -1)
+    most = on_device(largest_window(shape), device)[:, None, None].expand(-1, items, number)
+    side = uniform_integers(1, most, generator)
+    corner = uniform_integers(0, on_device(shape, device)[:, None, None] - side, generator).movedim(0, -1)
     side = side.movedim(0, -1)
     permuted = permuted_by_rows if device.type == "cpu" else permuted_by_keys
     return Windows(corner, side, *permuted(corner, side, shape, generator))
@@ -119,20 +115,22 @@ def permuted_by_rows(
     The windows of one form are the rows of a matrix of random keys, whose last bits are the way from the window's
     corner to a voxel: sorting the rows permutes the voxels. NumPy sorts short rows many times faster than torch.
     """
-    items, number, _ = corner.shape
+    items = len(corner)
     form = _number(side - 1, largest_window(shape)).flatten().numpy()
     order = form.astype(np.min_scalar_type(form.max())).argsort(kind="stable")  # by radix where 16 bits suffice
     counts = np.bincount(form).tolist()
     voxel, volume = _number(corner, shape), side.prod(dim=-1).flatten().numpy()[order]
     in_batch = voxel + torch.arange(items)[:, None] * math.prod(shape)
     ranked = _ranked(voxel, shape)
-    dtype = np.dtype(np.int32 if max(int(in_batch.max()), int(ranked.max())) < 2**31 - math.prod(shape) else np.int64)
-    written, last_bits = (n.flatten().numpy().astype(dtype)[order].repeat(volume) for n in (in_batch, ranked))
-    tiles, way_bits = _tiles(tuple(shape), _power_of_two(max(counts)), dtype)
+    way_bits = _bits(int(np.ravel_multi_index([most - 1 for most in largest_window(shape)], shape)) + 1)
+    fits = max(int(in_batch.max()), int(ranked.max())) < 2**31 - math.prod(shape)
+    dtype = np.dtype(np.int32 if fits and 31 - way_bits >= RANDOM_BITS else np.int64)
+    written, read = (number.flatten().numpy().astype(dtype)[order].repeat(volume) for number in (in_batch, ranked))
     keys = random_bits(len(written), dtype, generator)
     keys &= -1 << way_bits & np.iinfo(dtype).max
     entry = 0
-    for count, tile in zip(counts, tiles, strict=False):
+    # The forms beyond the last one that was drawn are left out
+    for count, tile in zip(counts, _tiles(tuple(shape), _power_of_two(max(counts)), dtype), strict=False):
         rows = tile[:count]
         part = slice(entry, entry + rows.size)
         written[part] += rows.ravel()
@@ -140,8 +138,8 @@ def permuted_by_rows(
         keys[part].reshape(rows.shape).sort(axis=1)
         entry = part.stop
     keys &= 2**way_bits - 1
-    keys += last_bits
-    return torch.from_numpy(written).long(), torch.from_numpy(keys)
+    read += keys
+    return torch.from_numpy(written).long(), torch.from_numpy(read)
 
 
 def permuted_by_keys(
@@ -225,15 +223,23 @@ def _table(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _tiles(shape: tuple[int, ...], rows: int, dtype: np.dtype[Any]) -> tuple[list[NDArray[Any]], int]:
-    """`_forms`, each repeated in as many rows, and the number of bits of the longest way in them."""
-    forms = [ways.astype(dtype) for ways in _forms(shape)]
-    return [np.tile(ways, (rows, 1)) for ways in forms], _bits(int(forms[-1][-1]) + 1)
+def _tiles(shape: tuple[int, ...], rows: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+    """`_forms`, each repeated in as many rows: adding those to numbers is faster than adding one row to all."""
+    return [np.tile(ways.astype(dtype), (rows, 1)) for ways in _forms(shape)]
 
 
 def _power_of_two(number: int) -> int:
     """The next one from `number` on."""
     return 1 << (number - 1).bit_length()
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    if max(largest_window(shape)) == 1:
+        raise DeformationError(
+            f"Images of {by_size(shape)} are too small for local shuffling: a window is at most a tenth of the image, "
+            f"which is no more than one voxel. Expected 20 voxels or more along a side. Take larger cubes, or set the "
+            f"probability of local shuffling to 0."
+        )
 
 
 def _mean_volume(shape: Sequence[int]) -> float:

@@ -59,11 +59,11 @@ def curve_tables(inner: Tensor, falling: Tensor) -> Tensor:
     left = torch.searchsorted(x[:, 1:-1].contiguous(), places.expand(len(x), -1).contiguous())
     # Where both inner x are at one end, neighbouring x may be equal
     slope = y.diff(dim=1) / x.diff(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-    return (y.gather(1, left) + (places - x.gather(1, left)) * slope.gather(1, left)).float()
+    return (y.gather(1, left) + (places - x.gather(1, left)) * slope.gather(1, left)).clamp(0, 1).float()
 
 
 def apply_curves(images: Tensor, tables: Tensor) -> Tensor:
-    """The images' values, interpolated linearly in their item's table (items, CELLS + 1); in the images' type."""
+    """The images' values, interpolated linearly in their item's table (items, CELLS + 1), computed in float32."""
     place = (images.reshape(len(images), -1).float() * CELLS).clamp_(0, CELLS)
     cell = place.int().clamp_(0, CELLS)  # NaN becomes no index beyond the table
     cell += torch.arange(len(images), device=images.device, dtype=cell.dtype)[:, None] * (CELLS + 1)

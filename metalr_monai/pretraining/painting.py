@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import DeformationError, by_size, checked_images, checked_probability, spatial
-from .draws import coins, runs, uniform, uniform_integers
+from .draws import coins, on_device, runs, uniform, uniform_integers
 
 PROBABILITY = 0.9
 OUTER = 0.8
@@ -86,15 +86,14 @@ def draw_boxes(items: int, shape: Sequence[int], generator: torch.Generator, out
     went_on = runs(items, BOXES, NEXT, generator)
     always_one = torch.cat((torch.ones_like(went_on[:, :1]), went_on[:, :-1]), dim=1)
     low, high = (
-        torch.where(is_outer[:, None, None], large, small)
-        for large, small in (
-            (_sizes([s - 4 * s // 7 for s in shape], device), _sizes([s // 6 for s in shape], device)),
-            (_sizes([s - 3 * s // 7 for s in shape], device), _sizes([s // 3 for s in shape], device)),
+        torch.where(is_outer[:, None, None], on_device(outside, device), on_device(inside, device))
+        for outside, inside in (
+            ([s - 4 * s // 7 for s in shape], [s // 6 for s in shape]),
+            ([s - 3 * s // 7 for s in shape], [s // 3 for s in shape]),
         )
     )
-    side = uniform_integers(low.expand(-1, BOXES, -1), high, generator)
-    lowest = torch.full_like(side, MARGIN)
-    corner = uniform_integers(lowest, _sizes(shape, device) - side - MARGIN, generator)
+    side = low + uniform_integers(0, (high - low).expand(-1, BOXES, -1), generator)
+    corner = uniform_integers(MARGIN, on_device(shape, device) - side - MARGIN, generator)
     return Boxes(corner, side, torch.where(is_outer[:, None], always_one, went_on), is_outer)
 
 
@@ -119,7 +118,3 @@ def _covering(boxes: Boxes, axis: int, length: int) -> Tensor:
     corner = boxes.corner[:, :, axis, None]
     inside = (place >= corner) & (place < corner + boxes.side[:, :, axis, None])
     return inside.to(torch.uint8) << torch.arange(BOXES, device=place.device, dtype=torch.uint8)[:, None]
-
-
-def _sizes(sizes: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(sizes, device=device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from .checks import checked_images, checked_probability, spatial
 from .draws import runs
@@ -39,7 +38,8 @@ def draw_flips(items: int, axes: int, generator: torch.Generator, probability: f
     """Which spatial axes of which items to flip, (items, axes), bool: those that are drawn an odd number of times."""
     drawn = runs(items, FLIPS, probability, generator)
     axis = torch.randint(axes, (items, FLIPS), generator=generator, device=generator.device)
-    times = (one_hot(axis, axes) * drawn.unsqueeze(-1)).sum(dim=1)
+    flipped = axis.unsqueeze(-1) == torch.arange(axes, device=axis.device)
+    times = (flipped & drawn.unsqueeze(-1)).sum(dim=1)
     return times % 2 == 1
 
 

@@ -28,11 +28,8 @@ def _by_index(images: Tensor, chosen: Tensor, transform: Callable[[Tensor], Tens
     rows = chosen.nonzero().flatten()
     if len(rows) == 0:
         return images.clone()
-    done = transform(images.index_select(0, rows))
-    if len(rows) == len(images):
-        return done
     items = list(images)
-    for row, item in zip(rows.tolist(), done, strict=True):
+    for row, item in zip(rows.tolist(), transform(images.index_select(0, rows)), strict=True):
         items[row] = item
     return torch.stack(items)
 

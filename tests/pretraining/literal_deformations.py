@@ -6,10 +6,13 @@ were published; `apply_…` takes the draws of the library.
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
 import torch
+
+from metalr_monai.pretraining.local_shuffling import voxel_bits
 
 POINTS = 100_000
 
@@ -27,21 +30,29 @@ def apply_flips(images, flips):
     return result
 
 
+def entries(windows, shape):
+    """(item, window) → the voxels of the item that are written, and those that are read into them."""
+    items, number, _ = windows.corner.shape
+    voxels, bits = math.prod(shape), voxel_bits(shape)
+    found = {(item, n): ([], []) for item in range(items) for n in range(number)}
+    for written, read in zip(windows.written.tolist(), windows.read.tolist(), strict=True):
+        if written < items * voxels:
+            of_window = found[written // voxels, (read >> bits) - 1]
+            of_window[0].append(written % voxels)
+            of_window[1].append(read % 2**bits)
+    return found
+
+
 def apply_windows(images, windows):
     """Window after window, read from the original, written over what was written before."""
-    result = images.clone()
-    number = windows.corner.shape[1]
+    shape = images.shape[2:]
+    result = images.clone().flatten(2)
+    of_windows = entries(windows, shape)
     for item in range(len(images)):
-        for n in range(number):
-            entries = windows.window == item * number + n
-            place, source = windows.place[entries].long(), windows.source[entries].long()
-            inside = slices(windows.corner[item, n], windows.side[item, n])
-            for channel in range(images.shape[1]):
-                read = images[item, channel][inside].flatten()
-                written = torch.empty_like(read)
-                written[place] = read[source]
-                result[item, channel][inside] = written.view(*map(int, windows.side[item, n]))
-    return result
+        for n in range(windows.corner.shape[1]):
+            for written, read in zip(*of_windows[item, n], strict=True):
+                result[item, :, written] = images[item].flatten(1)[:, read]
+    return result.view(images.shape)
 
 
 def curve(inner, falling, points=POINTS):
