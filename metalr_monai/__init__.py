@@ -64,6 +64,7 @@ from .settings import check_settings
 from .weights.describe import describe_checkpoint
 from .weights.imagenet import efficientnet_lite0_file
 from .weights.load import load_weights
+from .weights.shipped import genesis_small_file
 
 __version__ = "0.1.0"
 __all__ = [
@@ -127,6 +128,7 @@ __all__ = [
     "expanding_path",
     "feature_maps",
     "frozen_range",
+    "genesis_small_file",
     "hold_out",
     "image_list",
     "latest_checkpoint",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,14 @@ class RestoredPictures:
     """Save `restored/restored.png` whenever the evaluator has run: its first cases as deformed, restored and original.
 
     Reads `image`, `pred` (restored, not logits) and `label` (the original) in the evaluator's decollated output, shape
-    (C, H, W[, D]) each, in [0, 1]; of a volume the middle axial slice is drawn, of several channels the first. Cases of
-    one name are drawn once, so that as many scans as possible are seen.
+    (C, H, W[, D]) each, in [0, 1]; of a volume the middle axial slice is drawn, of several channels the first. As many
+    scans as possible are seen: a second cube of one only where there are too few others.
 
     Needs matplotlib (`pip install metalr_monai[report]`); without it there are no pictures.
 
     Args:
         output_dir: folder of the run; made if missing.
-        count: number of cases.
+        count: number of rows.
 
     Raises:
         EngineError: while running, the evaluator does not decollate, or has no image, label or prediction.
@@ -50,7 +51,8 @@ class RestoredPictures:
 
     def __init__(self, output_dir: str | Path, count: int = 4) -> None:
         self._file, self._count = Path(output_dir) / "restored" / FILE, count
-        self._rows: dict[str, _Row] = {}
+        self._firsts: dict[str, _Row] = {}
+        self._others: list[_Row] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator; only the first rank draws."""
@@ -59,23 +61,30 @@ class RestoredPictures:
         if importlib.util.find_spec("matplotlib") is None:
             logger.info("No pictures: matplotlib is missing. Get it with pip install metalr_monai[report].")
             return
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self._rows.clear())
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._draw)
+
+    def _start(self) -> None:
+        self._firsts, self._others = {}, []
 
     def _collect(self, engine: Engine) -> None:
         for item, result in outputs(engine, "image", "label", "pred"):
             case = identify(item)[1]
-            if case in self._rows or len(self._rows) >= self._count:
-                continue
-            deformed, restored, original = (result[key] for key in ("image", "pred", "label"))
-            errors = tuple(float((image.float() - original.float()).square().mean()) for image in (deformed, restored))
-            pictures = tuple(map(_middle, (deformed, restored, original)))
-            self._rows[case] = _Row(case, pictures, (errors[0], errors[1]))
+            if case not in self._firsts and len(self._firsts) < self._count:
+                self._firsts[case] = _row(case, result)
+            elif len(self._others) < self._count:
+                self._others.append(_row(case, result))
 
     def _draw(self) -> None:
-        if self._rows:
-            draw_rows(list(self._rows.values()), self._file)
+        if rows := [*self._firsts.values(), *self._others][: self._count]:
+            draw_rows(rows, self._file)
+
+
+def _row(case: str, result: Mapping[str, Tensor]) -> _Row:
+    images = tuple(result[key] for key in ("image", "pred", "label"))
+    deformed, restored = (float((image.float() - images[2].float()).square().mean()) for image in images[:2])
+    return _Row(case, tuple(map(_middle, images)), (deformed, restored))
 
 
 def draw_rows(rows: list[_Row], path: Path) -> None:
