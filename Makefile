@@ -3,13 +3,23 @@ BIN := .venv/bin
 TASK ?= liver
 TASKS := liver lesion
 
-.PHONY: test bench demo known_task lint
+.PHONY: test test-label bench demo known_task lint
 
 # pip sees the pin of torch in every step, or a dependency might replace it by a CUDA build.
 .venv: .venv/.made
 .venv/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --upgrade -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# MONAI Label needs an older numpy. It and two packages of its are installed without what they ask for, which would bring
+# CUDA builds; constraints.txt pins torch here, too.
+LABEL_BIN := .venv-label/bin
+.venv-label: .venv-label/.made
+.venv-label/.made: pyproject.toml constraints.txt requirements-label.txt
+	$(PYTHON) -m venv .venv-label
+	$(LABEL_BIN)/pip install -q -c constraints.txt -r requirements-label.txt -e '.[report]' pytest
+	$(LABEL_BIN)/pip install -q --no-deps -c constraints.txt monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
 	@touch $@
 
 demo: known_task .venv
@@ -27,8 +37,12 @@ lint: .venv
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
 	$(BIN)/coverage report --include='metalr_monai/rates/*,metalr_monai/handlers/*' --fail-under=95 --format=total
+
+# a real server on 127.0.0.1, about ten minutes
+test-label: .venv-label
+	$(LABEL_BIN)/python -m pytest -o addopts= -q tests/label
 
 bench: .venv
 	$(BIN)/python benchmarks/step_cost.py

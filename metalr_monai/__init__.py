@@ -2,6 +2,7 @@
 
 from .data.check_images import check_images
 from .data.check_volumes import check_volumes
+from .data.class_label import ClassLabeld
 from .data.ct_lists import data_list
 from .data.ct_phantom import write_lits_phantoms
 from .data.data_check import DataCheck
@@ -23,6 +24,7 @@ from .data.splits import apply_split, make_split, read_split, write_split
 from .data.unlabelled_check import UnlabelledCheck
 from .errors import MetaLRError
 from .evaluation.feature_maps import feature_maps
+from .export.dicom_seg import SaveDicomSegd
 from .handlers.activation_pictures import ActivationPictures
 from .handlers.best_model import BestModel
 from .handlers.classification_scores import ClassificationScores
@@ -39,8 +41,11 @@ from .handlers.report_page import write_report_page
 from .handlers.run_checkpoints import RunCheckpoints, latest_checkpoint
 from .handlers.run_report import RunReport
 from .handlers.segmentation_scores import SegmentationScores
+from .handlers.served_model import ServedModel
+from .handlers.served_training import check_served_data, meta_fault, model_files, panel_choices
 from .networks.efficientnet_lite0 import EfficientNetLite0
 from .networks.genesis_unet3d import GenesisUNet3D
+from .networks.resnet18 import resnet18
 from .pretraining.cube_set import cube_set
 from .pretraining.cubes import RandOccupiedCubesd
 from .pretraining.picture_restorer import PictureRestorer
@@ -74,6 +79,7 @@ __all__ = [
     "AutoRGN",
     "BestModel",
     "Blocks",
+    "ClassLabeld",
     "ClassificationScores",
     "DataCheck",
     "EfficientNetLite0",
@@ -107,16 +113,19 @@ __all__ = [
     "RestoredPictures",
     "RunCheckpoints",
     "RunReport",
+    "SaveDicomSegd",
     "ScanReader",
     "Scans",
     "ScheduleFree",
     "ScheduledRates",
     "SegmentationScores",
+    "ServedModel",
     "UnlabelledCheck",
     "apply_group_split",
     "apply_split",
     "blocks",
     "check_images",
+    "check_served_data",
     "check_settings",
     "check_volumes",
     "class_weights",
@@ -136,12 +145,16 @@ __all__ = [
     "load_weights",
     "make_group_split",
     "make_split",
+    "meta_fault",
+    "model_files",
+    "panel_choices",
     "param_groups",
     "phantom_data_set",
     "phantom_image_set",
     "plot_rates",
     "read_picture",
     "read_split",
+    "resnet18",
     "save_rates",
     "split_counts",
     "split_data_list",

@@ -5,6 +5,7 @@ A verb's signature and docstring are its usage: positional arguments are words, 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -197,15 +198,19 @@ def study(
     )
 
 
-def predict(bundle: str, input: str, output: str) -> Answer:
+def predict(bundle: str, input: str, output: str, *, dicom_seg: bool = False) -> Answer:
     """Run a trained bundle on a folder of images.
 
     BUNDLE: folder of the bundle, with configs/inference.json and models/model.pt.
     INPUT: folder of the images, NIfTI files or DICOM series of CT, or pictures to classify, in it or below it.
     OUTPUT: folder for the results; is made if it is missing.
+    --dicom-seg: of each DICOM series a DICOM SEG, too (extra dicom).
     """
     root, images, results = (Path(path).expanduser().absolute() for path in (bundle, input, output))
     config = _inference_config(root)
+    asked = {"dicom_seg": True} if dicom_seg else {}
+    if asked.keys() - json.loads(config.read_text(encoding="utf-8")).keys():
+        raise BundleError(f"{config} has no dicom_seg: this bundle writes no DICOM SEG.")
     if not images.exists():
         raise OptionError(f"There is no {images}; expected the folder of the images to predict.")
     if results.exists() and not results.is_dir():
@@ -213,7 +218,8 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     results.mkdir(parents=True, exist_ok=True)
     before = _moments(results)
     try:
-        run_config(config_file=str(config), bundle_root=str(root), dataset_dir=str(images), output_dir=str(results))
+        common = {"bundle_root": str(root), "dataset_dir": str(images), "output_dir": str(results)}
+        run_config(config_file=str(config), **common, **asked)
     except RuntimeError as error:
         if (wrapped := own_error(error)) is None:
             raise
@@ -225,6 +231,44 @@ def predict(bundle: str, input: str, output: str) -> Answer:
     return Answer(data, f"{len(written)} file(s) in {results}: {first_few([Path(path).name for path in written])}")
 
 
+def label_app(
+    folder: str,
+    *,
+    studies: str | None = None,
+    bundles: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> Answer:
+    """Prepare a folder that MONAI Label is started on, for readers in 3D Slicer or OHIF; nothing is downloaded.
+
+    FOLDER: of the app; made, or, if this verb made it before, left as it is but for bundles that it lacks.
+    --studies: folder of the images to label, and of the labels; required.
+    --bundles: folders of trained bundles, with commas between; those below ./bundles unless told otherwise.
+    --host, --port: where the server will listen, 127.0.0.1 and 8000 unless told otherwise.
+    """
+    from ..label_server.app_folder import prepare_app, trained_bundles
+
+    if studies is None:
+        raise OptionError("label-app needs --studies FOLDER, where the images to label are.")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        raise OptionError(f"--port is {port!r}; expected a whole number, 1 … 65,535.")
+    place, images = (Path(path).expanduser().absolute() for path in (folder, studies))
+    named = [Path(name.strip()).expanduser().absolute() for name in (bundles or "").split(",") if name.strip()]
+    app = prepare_app(place, images, named or trained_bundles(Path("bundles").absolute()), host=host, port=port)
+    data = {**dataclasses.asdict(app), "folder": str(app.folder)}
+    rows = [
+        *(f"{name:<12}{value}" for name, value in app.versions.items()),
+        f"{'app':<12}{app.folder}",
+        *(f"{'bundle':<12}{name}{' (was there, left as it is)' if name in app.kept else ''}" for name in app.bundles),
+        f"{'studies':<12}{app.studies} in {images}, {app.labelled} labelled",
+        *(f"{'warning':<12}{line}" for line in app.warnings),
+        "Start the server:",
+        f"  {app.command}",
+        f"and name it in Slicer's MONAI Label module: http://{host}:{port}",
+    ]
+    return Answer(data, "\n".join(rows))
+
+
 VERBS: dict[str, Verb] = {
     "info": info,
     "inspect": inspect_checkpoint,
@@ -233,6 +277,7 @@ VERBS: dict[str, Verb] = {
     "report": report,
     "predict": predict,
     "study": study,
+    "label-app": label_app,
 }
 
 

@@ -189,6 +189,21 @@ def test_predict_takes_a_folder_of_slices(over_100_hu: Path, tmp_path: Path) -> 
     assert_within_a_voxel(sitk.GetArrayFromImage(ours) == 1, sitk.GetArrayFromImage(theirs) > 100)
 
 
+def test_predict_writes_a_dicom_seg_of_a_series_alone(over_100_hu: Path, tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    write_series(tmp_path / "scans" / "a", scan(TURNED), TURNED, tags={"0020|0052": f"{UID}.9"})
+    nib.save(nib.Nifti1Image(scan(MIRRORED), MIRRORED), tmp_path / "scans" / "b.nii.gz")
+    bundle = small_bundle(tmp_path / "bundle", over_100_hu)
+    answer = predict(str(bundle), str(tmp_path / "scans"), str(tmp_path / "masks"), dicom_seg=True)
+    names = [Path(file).name for file in answer.data["files"]]
+    assert names == ["a_label.nii.gz", "a_seg.dcm", "b_label.nii.gz"]
+    volume = highdicom.seg.segread(tmp_path / "masks" / "a_seg.dcm").get_volume(combine_segments=True)
+    mask = nib.load(tmp_path / "masks" / "a_label.nii.gz")
+    to_voxels = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.affine) @ volume.affine
+    places = nib.affines.apply_affine(to_voxels, np.argwhere(volume.array == 1)).round().astype(int)
+    assert set(map(tuple, places)) == set(map(tuple, np.argwhere(np.asarray(mask.dataobj) == 1)))
+
+
 def test_predict_refuses_a_series_with_a_gap_before_it_writes(over_100_hu: Path, tmp_path: Path) -> None:
     write_series(tmp_path / "study" / "a", scan(TURNED), TURNED)
     write_series(tmp_path / "study" / "b", scan(TURNED), TURNED)[9].unlink()
