@@ -48,6 +48,7 @@ from .networks.genesis_unet3d import GenesisUNet3D
 from .networks.resnet18 import resnet18
 from .pretraining.cube_set import cube_set
 from .pretraining.cubes import RandOccupiedCubesd
+from .pretraining.dictionary import RandGenesisFlipd, RandLocalShufflingd, RandNonlinearIntensityd, RandPaintingd
 from .pretraining.picture_restorer import PictureRestorer
 from .pretraining.prepare_deformed import PrepareDeformed
 from .pretraining.restoration_loss import RestorationLoss
@@ -104,7 +105,11 @@ __all__ = [
     "PrepareDeformed",
     "ProbeThenTune",
     "Progress",
+    "RandGenesisFlipd",
+    "RandLocalShufflingd",
+    "RandNonlinearIntensityd",
     "RandOccupiedCubesd",
+    "RandPaintingd",
     "RateHistory",
     "RateHistoryHandler",
     "RateSchedule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 
 from ..errors import EngineError, OptionError
 from ..files import atomic_path
-from .final_model import write_settings
+from .final_model import is_finite, write_settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class BestModel:
     containers, which `load_weights` reads. Better is what the evaluator's `metric_cmp_fn` says. The validation before
     the first epoch does not count.
 
-    For resuming name the handler in `RunCheckpoints`' objects. Let it stand behind the `ValidationHandler`.
+    For resuming name the handler in `RunCheckpoints`' objects.
 
     Args:
         network: not wrapped in `DistributedDataParallel`; of a network with parts, the one that will be fine-tuned.
@@ -65,6 +66,7 @@ class BestModel:
         """Register with the trainer; only the first rank writes, and all of them stop."""
         self._trainer = engine
         self._evaluator.add_event_handler(Events.COMPLETED, self._validated)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._end)  # of a run that had ended, and is run again
 
     def _validated(self, evaluator: Engine) -> None:
         trainer = self._trainer
@@ -75,14 +77,19 @@ class BestModel:
             raise EngineError("BestModel needs an evaluator with a key metric; give it a key_val_metric.")
         value = float(evaluator.state.metrics[name])
         better = getattr(evaluator, "metric_cmp_fn", default_metric_cmp_fn)
-        if self._best is None or better(value, self._best):
+        # MONAI leaves NaN out of its means, so that a network that diverged can have an error of 0.
+        sound = math.isfinite(value) and is_finite(self._network)
+        if sound and (self._best is None or better(value, self._best)):
             self._best, self._best_epoch, self._since = value, trainer.state.epoch, 0
             if idist.get_rank() == 0:
                 self._save()
             return
         self._since += 1
+        self._end(trainer)
+
+    def _end(self, trainer: Engine) -> None:
         if self._patience is not None and self._since >= self._patience:
-            logger.info("%s has not been better since epoch %d; the run ends.", name, self._best_epoch)
+            logger.info("The validation has not been better since epoch %d; the run ends.", self._best_epoch)
             trainer.terminate()
 
     def _save(self) -> None:

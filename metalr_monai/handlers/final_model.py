@@ -51,6 +51,11 @@ class FinalModel:
         logger.info("The trained network is in %s.", self._path)
 
 
+def is_finite(network: nn.Module) -> bool:
+    """Whether no weight or buffer is NaN or infinite."""
+    return all(bool(t.isfinite().all()) for t in network.state_dict().values() if t.is_floating_point())
+
+
 def write_settings(network: Path, settings: Mapping[str, Any]) -> None:
     """Write what a network was trained with beside its file, for `trained_settings`."""
     with atomic_path(settings_file(network)) as temporary:

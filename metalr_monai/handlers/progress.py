@@ -74,8 +74,9 @@ class Progress:
 
     def _close(self, engine: Engine) -> None:
         if self._bar is not None:
-            self._end_epoch(engine, engine.state.epoch)
-            self._bar.set_postfix_str(self._state(engine, engine.state.epoch))
+            if engine.state.output is not None:  # else the run ended before its first step
+                self._end_epoch(engine, engine.state.epoch)
+                self._bar.set_postfix_str(self._state(engine, engine.state.epoch))
             self._bar.close()
             self._bar = None
 

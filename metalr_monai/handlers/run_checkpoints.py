@@ -17,7 +17,8 @@ from ..files import atomic_path
 from .run_facts import plain
 
 PREFIX = "resume_checkpoint_"
-MAY_CHANGE = ("epochs", "val_interval", "check", "device", "num_workers", "cache_rate")  # no step depends on them
+# No step depends on them.
+MAY_CHANGE = ("epochs", "val_interval", "patience", "check", "device", "num_workers", "cache_rate")
 
 
 class RunCheckpoints:

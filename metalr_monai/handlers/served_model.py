@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import StateError
 from ..files import atomic_path
-from .final_model import FinalModel, settings_file
+from .final_model import FinalModel, is_finite, settings_file
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class ServedModel:
     Before training the served network is scored on the evaluator's cases (the run's epoch 0), and after it the trained
     one. The backups are `model_1.pt`, `model_2.pt`, … beside `model.pt`, each with its settings. What is not put in
     place is written to the run's folder. While nothing is labelled for validation nothing can be compared: then the
-    trained network takes the place, and the log says so.
+    trained network takes the place, and the log says so. One with weights that are not finite never does.
 
     Let it stand behind the `CheckpointLoader` and before what records the evaluator's scores.
 
@@ -100,13 +100,16 @@ class ServedModel:
             )
         if idist.get_rank() != 0:
             return
+        finite = is_finite(self._network)
         told = f"{self._metric} of the new model {_shown(after)}, of the served one {_shown(self._before)}"
-        if _is_worse(after, self._before) and not self._replace_if_worse:
+        if not finite or (_is_worse(after, self._before) and not self._replace_if_worse):
             FinalModel(self._network, self._folder / REJECTED, self._settings).save()
             logger.warning(
-                "The served model stays: %s. The new one is in %s; train with replace_if_worse to take it anyway.",
-                told,
-                self._folder / REJECTED,
+                "The served model stays: %s. The new one is in %s; %s.",
+                *(told, self._folder / REJECTED),
+                "train with replace_if_worse to take it anyway"
+                if finite
+                else "its weights are not finite: train with a lower alpha0",
             )
             return
         kept = self._back_up()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item", bound=Mapping[str, Any])
 
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 PLAIN = "all layers"
 SCHEMES = ("MetaLR", "MetaLR, one-pass", PLAIN)
 META_BATCHES: Mapping[str, str | float] = {"second training batch": "training", "held-out cases": 0.25}
@@ -46,7 +49,7 @@ def panel_choices(panel: Mapping[str, Any], ckpt_dir: str | Path) -> dict[str, A
         >>> panel_choices(panel, "models")["meta"]
         0.25
     """
-    chosen = {name: _first(value) if isinstance(value, (list, tuple)) else value for name, value in panel.items()}
+    chosen = {name: _chosen(value) for name, value in panel.items()}
     scheme = _one_of("scheme", chosen["scheme"], SCHEMES)
     return {
         "scheme": scheme,
@@ -56,6 +59,49 @@ def panel_choices(panel: Mapping[str, Any], ckpt_dir: str | Path) -> dict[str, A
         "meta": META_BATCHES[_one_of("meta_batch", chosen["meta_batch"], META_BATCHES)],
         "replace_if_worse": str(chosen["replace_if_worse"]).lower() == "true",
         "model": _model(Path(ckpt_dir), chosen["model_filename"] or "model.pt"),
+    }
+
+
+def safe_request(request: Mapping[str, Any], panel: Mapping[str, Any], ckpt_dir: str | Path) -> dict[str, Any]:
+    """A training's request with nothing in it but plain values that were looked at.
+
+    The server writes what a request holds into the config, where a text that begins with `$` is code.
+
+    Args:
+        request: what came over the network; options that are left out take the panel's first values.
+        panel: `displayable_configs`.
+        ckpt_dir: folder of the models.
+
+    Raises:
+        OptionError: an option makes no sense.
+        StateError: see `panel_choices`.
+    """
+    given = {name: request[name] for name in panel if name in request}
+    choices = panel_choices({**panel, **given}, ckpt_dir)
+    epochs, share = given.get("max_epochs", panel["max_epochs"]), request.get("val_split", 0.2)
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise OptionError(f"max_epochs is {epochs!r}; expected a whole number, 1 or more.")
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise OptionError(f"val_split is {share!r}; expected a share of the labelled studies, from 0 to below 1.")
+    if not request.get("pretrained", True):
+        raise OptionError("pretrained is false; a server's training goes on from a model. Choose one of `models`.")
+    device = request.get("device") or "cuda"
+    device = device[0] if isinstance(device, list) and device else device
+    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+        raise OptionError(f"device is {device!r}; expected cpu, cuda or cuda:N.")
+    return {
+        "model": str(request.get("model", "")),
+        "device": device,
+        "pretrained": True,
+        "val_split": share,
+        "multi_gpu": False,
+        "max_epochs": epochs,
+        "scheme": choices["scheme"],
+        "meta_batch": _one_of("meta_batch", _chosen(given.get("meta_batch", panel["meta_batch"])), META_BATCHES),
+        "alpha0": choices["lr"],
+        "beta": choices["beta"],
+        "replace_if_worse": choices["replace_if_worse"],
+        "model_filename": "model.pt" if choices["model"] is None else Path(choices["model"]).name,
     }
 
 
@@ -69,7 +115,7 @@ def model_files(ckpt_dir: str | Path) -> list[str]:
 def part_served(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
     """Labelled studies to train on and to validate on.
 
-    By a hash of the image's name, so that a study mostly stays in its part while others are labelled: what was trained
+    By a hash of the image's name, so that most studies stay in their part while others are labelled: what was trained
     on yesterday is no fair test today. From two studies on one validates.
 
     Args:
@@ -153,8 +199,11 @@ def check_served_data(
     return warnings
 
 
-def _first(values: Sequence[Any]) -> Any:  # noqa: ANN401 - what a panel shows
-    return values[0] if values else None
+def _chosen(value: Any) -> Any:  # noqa: ANN401 - what a panel shows
+    """Of a list to choose from the first one."""
+    if isinstance(value, (list, tuple)):
+        return value[0] if value else None
+    return value
 
 
 def _one_of(name: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> str:  # noqa: ANN401
@@ -165,9 +214,12 @@ def _one_of(name: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> 
 
 def _number(name: str, value: Any) -> float:  # noqa: ANN401
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        raise OptionError(f"{name} is {value!r}; expected a number.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise OptionError(f"{name} is {value!r}; expected a number.")
+    return number
 
 
 def _model(folder: Path, name: str) -> str | None:

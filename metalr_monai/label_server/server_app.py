@@ -24,7 +24,7 @@ from torch import nn
 
 from ..errors import DataError, MetaLRError, OptionError, WeightsError, near_misses, own_error
 from ..handlers.report_page import REPORT_FILE
-from ..handlers.served_training import model_files, part_served
+from ..handlers.served_training import model_files, part_served, safe_request
 from .scores import EpistemicScore, OnePassScore
 
 logger = logging.getLogger(__name__)
@@ -162,14 +162,9 @@ class ServedTrainTask(BundleTrainTask):  # type: ignore[misc]
         }
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> Any:  # noqa: ANN401
-        """Train."""
-        if not request.get("pretrained", True):
-            raise OptionError("pretrained is false; a server's training goes on from a model. Choose one of `models`.")
-        share = request.get("val_split", 0.2)
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-            raise OptionError(f"val_split is {share!r}; expected a share of the labelled studies, from 0 to below 1.")
-        panel = self.bundle_config.get_parsed_content("displayable_configs")
-        known = {**panel, "model_filename": self._models(), **request}
+        """Train, in one process: the server takes no notice of several that fail."""
+        panel = {**self.bundle_config.get_parsed_content("displayable_configs"), "model_filename": self._models()}
+        known = safe_request(request, panel, Path(self.bundle_path) / "models")
         try:
             with FileLock(Path(self.bundle_path) / ".training.lock", timeout=0):
                 return super().__call__(known, datastore)

@@ -6,7 +6,6 @@ Source: Zhou et al., "Models Genesis", Medical Image Analysis 2021; order and pr
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,15 +83,12 @@ class DeformBatch:
         deformations: how often which.
         rank: of the process, where several train one network: each draws its own.
 
-    Attributes:
-        iteration: number of the next batch, counted by the calls without one.
-
     Raises:
         OptionError: `seed` or `rank` is not a whole number, 0 or more.
 
     Example:
         >>> images = torch.rand(2, 1, 64, 64, 32)
-        >>> deformed, target = DeformBatch(seed=0)(images)
+        >>> deformed, target = DeformBatch(seed=0)(images, iteration=1)
         >>> deformed.shape == target.shape == images.shape
         True
     """
@@ -101,15 +97,14 @@ class DeformBatch:
         self._seed, self._rank = _whole("seed", seed), _whole("rank", rank)
         self._deformations = deformations
         self._checked = False
-        self.iteration = 0
 
-    def __call__(self, images: Tensor, iteration: int | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
         """The deformed batch and the one to restore.
 
         Args:
             images: (B, C, H, W[, D]), floating point, in [0, 1], on any device.
-            iteration: number of the batch; None takes the own count. A validation batch that is to be deformed alike
-                in every epoch has its number in the epoch.
+            iteration: number of the batch. A validation batch that is to be deformed alike in every epoch has its
+                number in the epoch.
 
         Raises:
             DeformationError: see `deform`; and values outside of [0, 1] in the first batch.
@@ -118,23 +113,8 @@ class DeformBatch:
         if not self._checked:
             check_range(images)
             self._checked = True
-        if iteration is None:
-            iteration = self.iteration
-            self.iteration += 1
         generator = seeded_generator(images.device, self._seed, self._rank, _whole("iteration", iteration))
         return deform(images, generator, self._deformations)
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of the next batch."""
-        return {"iteration": self.iteration}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the batch that was the next one.
-
-        Raises:
-            OptionError: the state has no such number.
-        """
-        self.iteration = _whole("iteration", state.get("iteration"))
 
 
 def _whole(name: str, value: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import ignite.distributed as idist
@@ -10,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from ..errors import EngineError
+from ..errors import EngineError, OptionError, near_misses
 from .deform import Deformations, DeformBatch
 
 
@@ -31,6 +32,10 @@ class PrepareDeformed:
     """
 
     def __init__(self, seed: int = 0, **probabilities: Any) -> None:  # noqa: ANN401 - `windows` is none
+        known = [field.name for field in fields(Deformations)]
+        for name in probabilities:
+            if name not in known:
+                raise OptionError(f"deformations has {name!r}; expected {', '.join(known)}.{near_misses(name, known)}")
         self._deform = DeformBatch(seed, Deformations(**probabilities), idist.get_rank())
         self._iteration: int | None = None
 

@@ -91,6 +91,24 @@ def test_it_learns_to_restore(unlabelled: Path, tmp_path: Path) -> None:
     assert (tmp_path / "runs/train/restored/restored.png").stat().st_size > 10_000
 
 
+def test_what_is_generated_is_scans_and_not_their_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {**TRAINING, "epochs": 1, "phantoms": 4}
+    GENESIS.run("train.json", root=Path("."), **options)
+    split = json.loads(Path("runs/train/split.json").read_text(encoding="utf-8"))
+    assert sorted(split["train"] + split["test"]) == [f"volume-{number}" for number in range(4)]
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(unlabelled: Path, tmp_path: Path) -> None:
+    options = {**TRAINING, "epochs": 9, "patience": 1, "lr": 1e-30, "dataset_dir": str(unlabelled)}
+    GENESIS.run("train.json", root=tmp_path, **options)
+    before, epochs = (tmp_path / "models/model.pt").read_bytes(), report(tmp_path)["epochs"]
+    GENESIS.run("train.json", root=tmp_path, **options)
+    assert (tmp_path / "models/model.pt").read_bytes() == before
+    assert report(tmp_path)["epochs"] == epochs
+    assert report(tmp_path)["status"] == "completed"
+
+
 def test_a_run_without_progress_ends(unlabelled: Path, tmp_path: Path) -> None:
     options = {**TRAINING, "epochs": 9, "patience": 2, "lr": 1e-30}
     GENESIS.run("train.json", root=tmp_path, dataset_dir=str(unlabelled), **options)
@@ -201,7 +219,7 @@ def test_values_beyond_the_window_are_an_error_of_the_deformation() -> None:
     from metalr_monai.pretraining.deform import DeformBatch
 
     with pytest.raises(DeformationError, match=r"\[0, 1\]"):
-        DeformBatch(0)(torch.full((2, 1, 32, 32, 16), 2.0))
+        DeformBatch(0)(torch.full((2, 1, 32, 32, 16), 2.0), 0)
 
 
 def test_pictures_make_a_classifiers_initial_network(frames: Path, tmp_path: Path) -> None:

@@ -89,3 +89,9 @@ def test_misuse_is_told(tmp_path: Path) -> None:
     trainer, _, _ = training(tmp_path, key_metric=False)
     with pytest.raises(EngineError, match="key metric"):
         trainer.run()
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    trainer, best, _ = training(tmp_path, [float("nan"), 3.0, float("inf")])
+    trainer.run()
+    assert best.state_dict() == {"best": 9.0, "best_epoch": 2, "since": 1}

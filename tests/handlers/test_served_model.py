@@ -121,3 +121,11 @@ def test_a_served_file_of_another_network_stops_the_training(tmp_path):
     with pytest.raises(StateError, match="does not hold the weights of this network"):
         train(tmp_path, 0.75)
     assert set(torch.load(path, weights_only=True)) == {"conv.weight"}
+
+
+@pytest.mark.parametrize("options", [{"validates": False}, {"replace_if_worse": True}])
+def test_a_network_that_diverged_is_never_served(tmp_path, options):
+    path = served(tmp_path)
+    train(tmp_path, math.nan, **options)
+    assert value_of(path) == SERVED
+    assert math.isnan(value_of(tmp_path / "runs/rejected_model.pt"))

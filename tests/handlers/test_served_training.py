@@ -8,7 +8,7 @@ import pytest
 
 from metalr_monai import check_served_data, meta_fault, model_files, panel_choices
 from metalr_monai.errors import DataError, OptionError, StateError
-from metalr_monai.handlers.served_training import part_served
+from metalr_monai.handlers.served_training import part_served, safe_request
 
 PANEL = {
     "scheme": ["MetaLR", "MetaLR, one-pass", "all layers"],
@@ -78,3 +78,28 @@ def test_a_study_keeps_its_part_while_others_are_labelled():
 def test_one_study_validates_from_two_on_and_one_always_trains(count, share, held):
     train, validation = part_served(studies(count), share)
     assert (len(train), len(validation)) == (count - held, held)
+
+
+def test_a_request_becomes_plain_values(tmp_path):
+    given = {"model": "m", "alpha0": "0.02", "max_epochs": 3, "device": ["cuda:0"], "multi_gpu": True, "run_id": "$1"}
+    assert safe_request(given, PANEL, tmp_path) == {
+        **{"model": "m", "device": "cuda:0", "pretrained": True, "val_split": 0.2, "multi_gpu": False},
+        **{"max_epochs": 3, "scheme": "MetaLR", "meta_batch": "second training batch", "alpha0": 0.02, "beta": 0.003},
+        **{"replace_if_worse": False, "model_filename": "model.pt"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[
+            (name, "$exit(1)")
+            for name in ("scheme", "meta_batch", "alpha0", "beta", "max_epochs", "device", "val_split")
+        ],
+        *[("alpha0", {"_target_": "os.abort"}), ("device", {"_target_": "os.abort"}), ("alpha0", "nan")],
+        *[("max_epochs", 0), ("max_epochs", True), ("val_split", 1), ("pretrained", False)],
+    ],
+)
+def test_a_request_that_could_be_code_or_makes_no_sense_is_refused(tmp_path, name, value):
+    with pytest.raises(OptionError, match=f"^{name} is "):
+        safe_request({"model": "m", name: value}, PANEL, tmp_path)

@@ -185,7 +185,10 @@ def test_a_label_with_unknown_values_is_named(liver, phantoms, tmp_path):
     [
         ({"scheme": "Adam"}, "scheme is 'Adam'; expected one of MetaLR"),
         ({"beta": "much"}, "beta is 'much'; expected a number"),
-        ({"alpha0": 7}, "lr is 7.0, outside of bounds"),
+        ({"alpha0": -1}, "lr is -1.0; expected a number above 0"),
+        ({"alpha0": "$__import__('os').abort()"}, "expected a number"),
+        ({"max_epochs": "$1"}, "max_epochs is '$1'; expected a whole number"),
+        ({"device": "$'cpu'"}, "expected cpu, cuda or cuda:N"),
         ({"val_split": -1}, "val_split is -1"),
         ({"pretrained": False}, "pretrained is false"),
         ({"model_filename": "other.pt"}, "There is no model 'other.pt'"),

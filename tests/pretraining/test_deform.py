@@ -7,7 +7,7 @@ import torch
 from images import SHAPES, batch, seeded
 from monai.data import MetaTensor
 
-from metalr_monai.errors import MetaLRError, OptionError
+from metalr_monai.errors import OptionError
 from metalr_monai.pretraining.checks import DeformationError
 from metalr_monai.pretraining.deform import Deformations, DeformBatch, deform
 from metalr_monai.pretraining.local_shuffling import local_shuffling
@@ -78,16 +78,11 @@ def test_working_on_the_chosen_items_alone_gives_what_working_on_all_gives():
 
 def test_a_run_that_is_resumed_draws_what_the_whole_run_draws():
     images = batch((32, 24, 20), items=3)
-    whole, first = DeformBatch(7), DeformBatch(7)
-    expected = [whole(images)[0] for _ in range(4)]
+    whole, resumed = DeformBatch(7), DeformBatch(7)
+    expected = [whole(images, n)[0] for n in range(4)]
     assert not torch.equal(expected[0], expected[1])
-    found = [first(images)[0] for _ in range(2)]
-    second = DeformBatch(7)
-    second.load_state_dict(first.state_dict())
     torch.manual_seed(99)
-    found += [second(images)[0] for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert torch.equal(DeformBatch(7)(images, iteration=3)[0], expected[3])
+    assert all(torch.equal(resumed(images, n)[0], expected[n]) for n in (2, 3))
 
 
 def test_seeds_ranks_and_iterations_draw_differently_and_leave_torch_alone():
@@ -101,25 +96,17 @@ def test_seeds_ranks_and_iterations_draw_differently_and_leave_torch_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_iteration_that_is_given_leaves_the_count():
-    images, deformations = batch((24, 20)), DeformBatch(0)
-    deformations(images, iteration=5)
-    assert deformations.iteration == 0
-    deformations(images)
-    assert deformations.state_dict() == {"iteration": 1}
-
-
 def test_meta_tensors_come_back_as_plain_ones():
-    deformed, target = DeformBatch(0)(MetaTensor(batch((24, 20))))
+    deformed, target = DeformBatch(0)(MetaTensor(batch((24, 20))), 0)
     assert type(deformed) is type(target) is torch.Tensor
 
 
 def test_a_range_other_than_zero_to_one_is_told_with_the_first_batch():
     images = batch((24, 20))
     with pytest.raises(DeformationError, match=r"go from -1000 to -1\.0416\d; expected \[0, 1\]\. Clip and scale"):
-        DeformBatch(0)(images * 1000 - 1000)
+        DeformBatch(0)(images * 1000 - 1000, 0)
     with pytest.raises(DeformationError, match="nan"):
-        DeformBatch(0)(torch.full((1, 1, 24, 20), float("nan")))
+        DeformBatch(0)(torch.full((1, 1, 24, 20), float("nan")), 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +120,7 @@ def test_a_range_other_than_zero_to_one_is_told_with_the_first_batch():
 )
 def test_what_is_no_batch_of_images_is_refused(images, message):
     with pytest.raises(DeformationError, match=message):
-        DeformBatch(0)(images)
+        DeformBatch(0)(images, 0)
     for one in (random_flips, local_shuffling, nonlinear_intensity, painting):
         with pytest.raises(DeformationError, match=message):
             one(images, seeded(0))
@@ -147,5 +134,5 @@ def test_options_out_of_range_are_named():
     for settings in ({"seed": -1}, {"rank": None}):
         with pytest.raises(OptionError, match="expected a whole number, 0 or more"):
             DeformBatch(**settings)
-    with pytest.raises(MetaLRError, match="iteration is None"):
-        DeformBatch(0).load_state_dict({})
+    with pytest.raises(OptionError, match="iteration is -1; expected a whole number, 0 or more"):
+        DeformBatch(0)(batch((24, 20)), -1)

@@ -40,3 +40,5 @@ def test_misuse_is_told() -> None:
         PrepareDeformed()({"image": IMAGES})
     with pytest.raises(OptionError, match="paint is 2"):
         PrepareDeformed(paint=2)
+    with pytest.raises(OptionError, match="deformations has 'pain'; expected flip, shuffle"):
+        PrepareDeformed(pain=0.5)
