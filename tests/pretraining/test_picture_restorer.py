@@ -36,8 +36,9 @@ def test_an_efficientnet_restores_colour_pictures() -> None:
 )
 def test_all_but_the_classifier_is_trained(encoder: nn.Module, channels: int, head: str) -> None:
     restorer = PictureRestorer(encoder, channels, width=4)
-    images = torch.rand(4, channels, 64, 64)
-    RestorationLoss()(restorer(images), images).backward()
+    for _ in range(5):  # EfficientNet leaves branches out at random
+        images = torch.rand(4, channels, 64, 64)
+        RestorationLoss()(restorer(images), images).backward()
     idle = {name for name, p in restorer.named_parameters() if p.grad is None or not p.grad.any()}
     assert idle == {f"{head}weight", f"{head}bias"}
     assert not any(p.requires_grad for name, p in restorer.named_parameters() if name in idle)
