@@ -1,31 +1,52 @@
 """Segmentation: the liver in CT.
 
-The network that comes with the package has seen CT and no labels; MetaLR fine-tunes it for the liver in generated CT,
-and it is scored, in the scans' own space, on scans that no training saw.
+A network learns the liver on CT without contrast medium (the source task); MetaLR then fine-tunes it for portal-venous
+CT, and it is scored, in the scans' own space, on scans that no training saw.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from commands import CONFIGS, Step, Task, bundle, evaluation, metalr, rate_lines, read
+from commands import ALL_LAYERS, CONFIGS, Step, Task, bundle, evaluation, metalr, rate_lines, read
 
 BUNDLE = "liver_ct_segmentation"
-SMALL, GENESIS = CONFIGS / "sizes/two_cores.json", CONFIGS / "networks/genesis_small.json"
+SMALL = CONFIGS / "sizes/two_cores.json"
 
 
 def steps(output: Path) -> list[Step]:
-    scans, target = output / "scans", output / "target"
+    plain, venous, source, target = (output / name for name in ("plain", "venous", "source", "target"))
     return [
-        Step("Generate CT", metalr("phantoms", "lits", scans, "--count=30", "--phase=venous", "--seed=1")),
-        Step("Look through it", metalr("check-data", "lits", scans, "--voxels")),
+        Step("Generate CT without contrast medium", metalr("phantoms", "lits", plain, "--count=16", "--phase=plain")),
         Step(
-            "Fine-tune with MetaLR, from a network that has seen no label",
-            bundle(BUNDLE, SMALL, GENESIS, root=target, dataset_dir=scans, split="fold 1 of 5"),
+            "Pre-train on it: the source task",
+            bundle(
+                *(BUNDLE, SMALL, ALL_LAYERS),
+                root=source,
+                dataset_dir=plain,
+                split="fold 1 of 8",
+                epochs=10,
+                val_interval=10,
+            ),
+        ),
+        Step(
+            "Generate portal-venous CT, other patients",
+            metalr("phantoms", "lits", venous, "--count=30", "--phase=venous", "--seed=1"),
+        ),
+        Step("Look through it", metalr("check-data", "lits", venous, "--voxels")),
+        Step(
+            "Fine-tune with MetaLR: the target task",
+            bundle(
+                *(BUNDLE, SMALL),
+                root=target,
+                dataset_dir=venous,
+                split="fold 1 of 5",
+                checkpoint=source / "models/model.pt",
+            ),
         ),
         Step(
             "Score on the 6 scans that were kept apart, in their own space",
-            bundle(BUNDLE, SMALL, evaluation(BUNDLE), root=target, dataset_dir=scans),
+            bundle(BUNDLE, SMALL, evaluation(BUNDLE), root=target, dataset_dir=venous),
         ),
     ]
 
