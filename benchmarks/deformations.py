@@ -15,7 +15,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from about_run import cpu_model, given_options
 from monai.transforms import Compose, CopyItemsd
 from torch import Tensor
 
@@ -156,19 +156,6 @@ def about_this_run(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "rounds": args.rounds,
         "command": command,
     }
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def given_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """What to type for this run again."""
-    given = {key: value for key, value in vars(args).items() if value != parser.get_default(key) and key != "output"}
-    words = {key: " ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in given.items()}
-    return [f"--{key.replace('_', '-')} {word}" for key, word in words.items()]
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import datetime
 import gc
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from about_run import cpu_model, given_options
 from monai.losses import DiceLoss
 from monai.networks.nets import resnet18
 from torch import Tensor, nn
@@ -249,19 +249,6 @@ def about_this_run(args: argparse.Namespace, command: str) -> dict[str, Any]:
         "rounds": args.rounds,
         "command": command,
     }
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def given_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """What to type for this run again."""
-    given = {key: value for key, value in vars(args).items() if value != parser.get_default(key) and key != "output"}
-    words = {k: "" if v is True else " ".join(v) if isinstance(v, list) else str(v) for k, v in given.items()}
-    return [f"--{key.replace('_', '-')} {word}".strip() for key, word in words.items()]
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 from collections import defaultdict
@@ -10,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
@@ -23,6 +21,7 @@ from ..evaluation.predictions import CasePrediction
 from ..files import atomic_path
 from .cases import identify, outputs
 from .classification_scores import read_case
+from .drawing import draws_here
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +80,7 @@ class ExamplePictures:
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator; only the first rank draws."""
-        if idist.get_rank() != 0:
-            return
-        if importlib.util.find_spec("matplotlib") is None:
-            logger.info("No example pictures: matplotlib is missing. Get it with pip install metalr_monai[report].")
+        if not draws_here("example pictures"):
             return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from ..errors import EngineError
 from ..files import atomic_path
+from .drawing import draws_here
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +47,7 @@ class ExampleSlices:
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator; only the first rank draws."""
-        if idist.get_rank() != 0:
-            return
-        if importlib.util.find_spec("matplotlib") is None:
-            logger.info("No example slices: matplotlib is missing. Get it with pip install metalr_monai[report].")
+        if not draws_here("example slices"):
             return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)

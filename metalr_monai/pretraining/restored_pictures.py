@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
@@ -17,8 +14,7 @@ from torch import Tensor
 
 from ..files import atomic_path
 from ..handlers.cases import identify, outputs
-
-logger = logging.getLogger(__name__)
+from ..handlers.drawing import draws_here
 
 FILE = "restored.png"
 COLUMNS = ("deformed", "restored", "original")
@@ -56,10 +52,7 @@ class RestoredPictures:
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator; only the first rank draws."""
-        if idist.get_rank() != 0:
-            return
-        if importlib.util.find_spec("matplotlib") is None:
-            logger.info("No pictures: matplotlib is missing. Get it with pip install metalr_monai[report].")
+        if not draws_here("restored pictures"):
             return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)

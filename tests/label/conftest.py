@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import nibabel as nib
@@ -31,6 +32,10 @@ def train_bundle(name: str, root: Path, scheme: str, **options: object) -> Path:
     done = subprocess.run([sys.executable, *command], env=environment(), capture_output=True, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     return root
+
+
+def served(folder: Path, studies: Path, bundle: Path) -> AbstractContextManager[Server]:
+    return running(prepare(folder / "my app", studies, bundle), folder / "server.log")
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +98,7 @@ def scans(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def liver(liver_bundle: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server") / "my app"
-    with running(prepare(folder, scans, liver_bundle), folder.parent / "server.log") as server:
+    with served(tmp_path_factory.mktemp("server"), scans, liver_bundle) as server:
         yield server
 
 
@@ -113,6 +117,5 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lesion(lesion_bundle: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server") / "my app"
-    with running(prepare(folder, pictures, lesion_bundle), folder.parent / "server.log") as server:
+    with served(tmp_path_factory.mktemp("server"), pictures, lesion_bundle) as server:
         yield server

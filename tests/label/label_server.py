@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class Server:
 
 
 @contextmanager
-def running(command: str, log: Path):
+def running(command: str, log: Path) -> Iterator[Server]:
     server = Server(command, log)
     try:
         yield server
