@@ -43,6 +43,7 @@ from .handlers.run_report import RunReport
 from .handlers.segmentation_scores import SegmentationScores
 from .handlers.served_model import ServedModel
 from .handlers.served_training import check_served_data, meta_fault, model_files, panel_choices
+from .networks.bfloat16 import Bfloat16Inferer
 from .networks.efficientnet_lite0 import EfficientNetLite0
 from .networks.genesis_unet3d import GenesisUNet3D
 from .networks.resnet18 import resnet18
@@ -79,6 +80,7 @@ __all__ = [
     "AutoLR",
     "AutoRGN",
     "BestModel",
+    "Bfloat16Inferer",
     "Blocks",
     "ClassLabeld",
     "ClassificationScores",

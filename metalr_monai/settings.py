@@ -121,6 +121,7 @@ RULES: Mapping[str, Rule] = {
     "validation": Rule("a share of the training images, from 0 to below 1", _number(0, 1)),
     "overlap": Rule("a number from 0 to below 1", _number(0, 1)),
     "meta": Rule("a number of cases, a share between 0 and 1, 'training' or null", _is_meta),
+    "bfloat16": Rule("true or false", lambda value: isinstance(value, bool)),
     "seed": Rule("a whole number, 0 … 2³² − 1", lambda value: _whole(0)(value) and value < 2**32),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {"dataset_kind": (*READERS, *IMAGE_READERS), "check": LEVELS}
