@@ -3,7 +3,7 @@ BIN := .venv/bin
 TASK ?= liver
 TASKS := liver lesion
 
-.PHONY: test test-label bench demo known_task lint
+.PHONY: test test-label test-nnunet bench demo known_task lint
 
 # pip sees the pin of torch in every step, or a dependency might replace it by a CUDA build.
 .venv: .venv/.made
@@ -20,6 +20,14 @@ LABEL_BIN := .venv-label/bin
 	$(PYTHON) -m venv .venv-label
 	$(LABEL_BIN)/pip install -q -c constraints.txt -r requirements-label.txt -e '.[report]' pytest
 	$(LABEL_BIN)/pip install -q --no-deps -c constraints.txt monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
+	@touch $@
+
+# nnU-Net imports torchvision when it trains
+NNUNET_BIN := .venv-nnunet/bin
+.venv-nnunet: .venv-nnunet/.made
+.venv-nnunet/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-nnunet
+	$(NNUNET_BIN)/pip install -q -c constraints.txt -e '.[nnunet]' pytest
 	@touch $@
 
 demo: known_task .venv
@@ -43,6 +51,10 @@ test: lint
 # a real server on 127.0.0.1, about ten minutes
 test-label: .venv-label
 	$(LABEL_BIN)/python -m pytest -o addopts= -q tests/label
+
+# against the real nnU-Net, about eight minutes
+test-nnunet: .venv-nnunet
+	$(NNUNET_BIN)/python -m pytest -o addopts= -q --import-mode=importlib tests/nnunet
 
 bench: .venv
 	$(BIN)/python benchmarks/step_cost.py

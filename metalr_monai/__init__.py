@@ -9,6 +9,7 @@ from .data.data_check import DataCheck
 from .data.group_splits import apply_group_split, make_group_split, split_counts
 from .data.hold_out import hold_out
 from .data.image_lists import image_list
+from .data.invert_to_label import InvertToLabeld
 from .data.largest_component import LargestComponentd
 from .data.meta_batches import MetaBatches
 from .data.pictures import Pictures
@@ -18,6 +19,7 @@ from .data.prepare import phantom_data_set, split_data_list
 from .data.prepare_images import class_weights, phantom_image_set, split_image_list, split_picture_list
 from .data.read_picture import PictureReader, load_picture, read_picture
 from .data.regions import LabelToRegionsd, RegionsToLabeld
+from .data.resample import AxisSpacingd
 from .data.scan_reader import ScanReader
 from .data.scans import Scans
 from .data.splits import apply_split, make_split, read_split, write_split
@@ -45,8 +47,10 @@ from .handlers.served_model import ServedModel
 from .handlers.served_training import check_served_data, meta_fault, model_files, panel_choices
 from .networks.bfloat16 import Bfloat16Inferer
 from .networks.efficientnet_lite0 import EfficientNetLite0
+from .networks.fold_ensemble import FoldEnsemble
 from .networks.genesis_unet3d import GenesisUNet3D
 from .networks.resnet18 import resnet18
+from .planning.prepared_cases import LoadPreparedd
 from .pretraining.cube_set import cube_set
 from .pretraining.cubes import RandOccupiedCubesd
 from .pretraining.dictionary import RandGenesisFlipd, RandLocalShufflingd, RandNonlinearIntensityd, RandPaintingd
@@ -79,6 +83,7 @@ __all__ = [
     "ActivationPictures",
     "AutoLR",
     "AutoRGN",
+    "AxisSpacingd",
     "BestModel",
     "Bfloat16Inferer",
     "Blocks",
@@ -90,12 +95,15 @@ __all__ = [
     "ExamplePictures",
     "ExampleSlices",
     "FinalModel",
+    "FoldEnsemble",
     "FrozenBlocks",
     "GenesisUNet3D",
     "GradualUnfreezing",
+    "InvertToLabeld",
     "LabelToRegionsd",
     "LargestComponentd",
     "LayerwiseDecay",
+    "LoadPreparedd",
     "MetaBatches",
     "MetaLR",
     "MetaLRError",

@@ -21,7 +21,8 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFns
 
-from .cli.verbs import VERBS, Answer
+from .cli.answer import Answer
+from .cli.verbs import VERBS
 from .errors import MetaLRError, OptionError, near_misses
 
 HELP = {"--help", "-h"}

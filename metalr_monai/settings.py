@@ -108,6 +108,7 @@ RULES: Mapping[str, Rule] = {
     "momentum": Rule("a number from 0 to below 1", _number(0, 1)),
     "spacing": Rule("three numbers above 0, in mm", _numbers(3, _number(0, inclusive=False))),
     "hu_window": Rule("two numbers, the lower first, in HU", _is_window),
+    "value_range": Rule("two numbers, the lower first: what hu_window becomes", _is_window),
     "occupied": Rule(
         "two shares, the lower first, from 0 to 1", lambda value: _is_window(value) and value[0] >= 0 and value[1] <= 1
     ),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
+from metalr_monai.planning.plan_rules import known_choices
 from metalr_monai.rates.options import QUIRKS, Options
 
 ROOT = Path(__file__).parent.parent
@@ -81,3 +82,9 @@ def test_make_refuses_a_demo_that_there_is_not_and_names_those_there_are(demos):
     refused = subprocess.run(["make", "known_task", "TASK=lung"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert refused.returncode != 0
     assert f"TASK is 'lung'; expected one of: {' '.join(demos)}" in refused.stderr
+
+
+def test_the_plan_page_has_every_choice():
+    page = (ROOT / "docs/reference/plan.md").read_text(encoding="utf-8")
+    choices = {name for network in ("genesis_unet3d", "dynunet") for name in known_choices(network)}
+    assert {name for name in choices if f"`{name}`" not in page} == set()

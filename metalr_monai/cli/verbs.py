@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,9 @@ from ..data.image_lists import IMAGE_READERS
 from ..data.phantom_kinds import PHANTOMS
 from ..errors import MetaLRError, OptionError, first_few, near_misses, own_error
 from ..handlers import run_facts
+from ..planning.workspace import workspace
+from . import planning_verbs
+from .answer import Answer
 
 if TYPE_CHECKING:
     from ..study.study import Outcome
@@ -36,15 +38,6 @@ if TYPE_CHECKING:
 
 class BundleError(MetaLRError, ValueError):
     """A bundle lacks what a verb needs of it, or did nothing."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb found: `data` for --json, `text` for people; `ok` is False where the input is bad."""
-
-    data: Mapping[str, Any]
-    text: str
-    ok: bool = True
 
 
 Verb = Callable[..., Answer]
@@ -198,15 +191,31 @@ def study(
     )
 
 
-def predict(bundle: str, input: str, output: str, *, dicom_seg: bool = False) -> Answer:
-    """Run a trained bundle on a folder of images.
+def predict(
+    bundle: str,
+    input: str,
+    output: str,
+    *,
+    dicom_seg: bool = False,
+    fold: int | str = "all",
+    no_mirroring: bool = False,
+) -> Answer:
+    """Run a trained bundle, or the folds of a plan, on a folder of images.
 
-    BUNDLE: folder of the bundle, with configs/inference.json and models/model.pt.
+    BUNDLE: folder of the bundle, with configs/inference.json and models/model.pt; or a plan.json, or its folder.
     INPUT: folder of the images, NIfTI files or DICOM series of CT, or pictures to classify, in it or below it.
     OUTPUT: folder for the results; is made if it is missing.
-    --dicom-seg: of each DICOM series a DICOM SEG, too (extra dicom).
+    --dicom-seg: of each DICOM series a DICOM SEG, too (extra dicom); not by a plan.
+    --fold: of a plan, one fold's network in place of the mean of all.
+    --no-mirroring: of a plan from scratch, 8 times as fast.
     """
     root, images, results = (Path(path).expanduser().absolute() for path in (bundle, input, output))
+    if workspace(root).plan.is_file():
+        if dicom_seg:
+            raise OptionError("--dicom-seg is for bundles; by a plan label maps are written as NIfTI.")
+        return planning_verbs.predict_by_plan(bundle, images, results, fold, mirroring=not no_mirroring)
+    if fold != "all" or no_mirroring:
+        raise OptionError(f"--fold and --no-mirroring are for plans; {root} is a bundle, or has no plan.json.")
     config = _inference_config(root)
     asked = {"dicom_seg": True} if dicom_seg else {}
     if asked.keys() - json.loads(config.read_text(encoding="utf-8")).keys():
@@ -278,6 +287,13 @@ VERBS: dict[str, Verb] = {
     "predict": predict,
     "study": study,
     "label-app": label_app,
+    "plan": planning_verbs.plan,
+    "preprocess": planning_verbs.preprocess,
+    "train": planning_verbs.train,
+    "evaluate": planning_verbs.evaluate,
+    "postprocess": planning_verbs.postprocess,
+    "run-all": planning_verbs.run_all,
+    "import-nnunet": planning_verbs.import_nnunet,
 }
 
 

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 
 Regions = Mapping[str, Sequence[int]]
 
@@ -54,16 +54,29 @@ class LabelToRegionsd(MapTransform):  # type: ignore[misc]  # MONAI is untyped
 
 
 class RegionsToLabeld(MapTransform):  # type: ignore[misc]
-    """Probabilities of regions (R, H, W, D) to a label map (1, H, W, D), uint8: i + 1 for region i, later ones on top.
+    """Probabilities of regions (R, H, W, D) to a label map (1, H, W, D), uint8, later regions on top of earlier ones.
 
     Args:
         keys: of the probabilities.
         threshold: a voxel is in a region from this probability on.
+        values: the label written for each region, ints from 1 to 255; by default i + 1 for region i.
+
+    Raises:
+        OptionError: `values` holds other than such ints, or (on a call) is not one a region.
     """
 
-    def __init__(self, keys: KeysCollection, threshold: float = 0.5, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+        values: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if values is not None and not all(type(value) is int and 1 <= value <= 255 for value in values):
+            raise OptionError(f"values is {values!r}; expected one label a region, ints from 1 to 255, such as [1, 2].")
         self._threshold = threshold
+        self._values = None if values is None else tuple(values)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the probabilities."""
@@ -71,7 +84,17 @@ class RegionsToLabeld(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(item):
             probabilities: Tensor = item[key]
             labels = torch.zeros_like(probabilities[:1], dtype=torch.uint8)
-            for i in range(len(probabilities)):
-                labels[probabilities[i : i + 1] >= self._threshold] = i + 1
+            for i, value in enumerate(self._values_of(len(probabilities))):
+                labels[probabilities[i : i + 1] >= self._threshold] = value
             item[key] = labels
         return item
+
+    def _values_of(self, regions: int) -> Sequence[int]:
+        if self._values is None:
+            return range(1, regions + 1)
+        if len(self._values) != regions:
+            raise OptionError(
+                f"values names {len(self._values)} labels, {list(self._values)}, but there are {regions} regions; "
+                f"expected one label a region."
+            )
+        return self._values

@@ -35,7 +35,7 @@ CONTAINER_KEYS: Final = (
 """Keys under which training code keeps a state dict, first come, first served."""
 
 # What torch.load was seen to raise on cut and on damaged files, in either format.
-_UNREADABLE: Final = (
+UNREADABLE: Final = (
     pickle.UnpicklingError,
     RuntimeError,
     EOFError,
@@ -83,7 +83,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> object:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # torch warns of pickles that it then reads, or that we refuse below
             return torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise WeightsError(_unreadable(file, error)) from error
 
 

@@ -1,0 +1,223 @@
+"""The verbs of the nnU-Net-style pipeline: `plan`, `preprocess`, `train`, `evaluate`, `postprocess`, `run-all`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError, first_few
+from ..evaluation.nnunet_summary import FolderScores
+from ..planning.make_plan import make_plan
+from ..planning.stages import Stages, open_plan
+from ..planning.workspace import workspace
+from ..weights.from_nnunet import convert_nnunet
+from .answer import Answer
+
+
+def plan(
+    kind: str,
+    folder: str,
+    *,
+    output: str = "plan.json",
+    checkpoint: str | None = None,
+    bundle: str = "bundles/liver_ct_segmentation",
+    regions: str | None = None,
+    iterations: int | None = None,
+    folds: int = 5,
+    memory: float | None = None,
+    bfloat16: bool = False,
+    workers: int | None = None,
+) -> Answer:
+    """Look through a data set and write down how a network is trained on it, with the reason of every value.
+
+    KIND: layout of the folder: lits, msd, nnunet or pairs.
+    FOLDER: of the data set.
+    --output: plan.json of a folder that takes all that comes of it; ./plan.json unless told otherwise.
+    --checkpoint: pre-trained weights to fine-tune with MetaLR; without it a DynUNet is trained from scratch.
+    --bundle: the folder of the liver bundle, which trains.
+    --regions: what to segment, such as "liver=1+2; tumour=2"; what dataset.json says, or liver=1+2.
+    --iterations: steps of each fold, in place of the planned ones.
+    --folds: of the cross-validation, 5 unless told otherwise.
+    --memory: GB for training, what is free unless told otherwise.
+    --bfloat16: train and predict in bfloat16; 0.6 of the time on a CPU that has it.
+    --workers: threads.
+    """
+    place = workspace(output)
+    made = make_plan(
+        kind,
+        Path(folder).expanduser().absolute(),
+        place,
+        checkpoint=None if checkpoint is None else Path(checkpoint).expanduser().absolute(),
+        bundle=Path(bundle).expanduser().absolute(),
+        regions=None if regions is None else read_regions(regions),
+        iterations=iterations,
+        folds=folds,
+        memory_gb=memory,
+        bfloat16=bfloat16,
+        workers=workers,
+    )
+    about = {"plan": str(place.plan), "family": made.family, "values": made.values, "identity": made.identity}
+    return Answer(about, f"{made}\n\nWritten to {place.plan}; edit its values, if you know better.")
+
+
+def preprocess(plan: str, *, verify: bool = False, workers: int | None = None) -> Answer:
+    """Orient, resample and scale a plan's cases once, into files that training maps into memory.
+
+    PLAN: its plan.json, or the folder with it.
+    --verify: also compare what is there with its SHA-256.
+    --workers: threads.
+    """
+    found = open_plan(plan).preprocess(verify=verify, workers=workers)
+    data = {"made": list(found.made), "kept": list(found.kept), "failed": dict(found.failed)}
+    text = f"{len(found.made)} case(s) prepared, {len(found.kept)} were there."
+    return Answer(data, "\n".join([*_failures(found.failed), text]), not found.failed)
+
+
+def train(plan: str, *, fold: int | str = "all") -> Answer:
+    """Train a plan's folds by the bundle; what is done is not done again, and what was stopped goes on.
+
+    PLAN: its plan.json, or the folder with it.
+    --fold: 1 … N, or all.
+    """
+    stages = open_plan(plan)
+    trained = stages.train(fold)
+    rows = [f"fold {number}: {'trained' if now else 'was trained'}" for number, now in trained.items()]
+    return Answer({"trained": {str(number): now for number, now in trained.items()}}, "\n".join(rows))
+
+
+def evaluate(plan: str, *, fold: int | str = "all") -> Answer:
+    """Score the cases that the folds held out: summary.json in nnU-Net's form, metrics.csv by case.
+
+    PLAN: its plan.json, or the folder with it.
+    --fold: 1 … N, or all.
+    """
+    stages = open_plan(plan)
+    return _scores(stages, stages.evaluate(fold), fold)
+
+
+def postprocess(plan: str) -> Answer:
+    """Keep largest components alone in predictions, if that helps on the cases that the folds held out.
+
+    PLAN: its plan.json, or the folder with it.
+    """
+    stages = open_plan(plan)
+    decision = stages.postprocess()
+    taken = [{"name": step.name, "labels": list(step.labels)} for step in decision.taken]
+    rows = [f"{step.name}: {step.reason}" for step in decision.steps]
+    data = {"taken": taken, "failed": dict(decision.failed), "file": str(stages.place.postprocessing)}
+    return Answer(data, "\n".join([*_failures(decision.failed), *rows]), decision.ok)
+
+
+def run_all(
+    kind: str,
+    folder: str,
+    *,
+    output: str = "plan.json",
+    checkpoint: str | None = None,
+    bundle: str = "bundles/liver_ct_segmentation",
+    regions: str | None = None,
+    iterations: int | None = None,
+    folds: int = 5,
+    memory: float | None = None,
+    bfloat16: bool = False,
+    workers: int | None = None,
+) -> Answer:
+    """Everything after another: plan, preprocess, train all folds, evaluate, postprocess. Goes on where it was stopped.
+
+    The arguments are those of plan.
+    """
+    plan(
+        kind,
+        folder,
+        output=output,
+        checkpoint=checkpoint,
+        bundle=bundle,
+        regions=regions,
+        iterations=iterations,
+        folds=folds,
+        memory=memory,
+        bfloat16=bfloat16,
+        workers=workers,
+    )
+    stages = open_plan(output)
+    if failed := stages.preprocess(workers=workers).failed:
+        return Answer({"failed": dict(failed)}, "\n".join(_failures(failed)), False)
+    stages.train()
+    scores = stages.evaluate()
+    decision = stages.postprocess()
+    answer = _scores(stages, scores, "all")
+    rows = [f"{step.name}: {step.reason}" for step in decision.steps]
+    return Answer(
+        {**answer.data, "postprocessing": [step.name for step in decision.taken]},
+        "\n".join([answer.text, *rows]),
+        answer.ok,
+    )
+
+
+def import_nnunet(source: str, output: str, *, trust_pickle: bool = False) -> Answer:
+    """Make of a checkpoint that nnU-Net trained one that plan --checkpoint takes: tensors alone, for MONAI's DynUNet.
+
+    SOURCE: checkpoint_final.pth, or the folder of a training with one trained fold.
+    OUTPUT: file to write; its settings stand beside it, ending in .json.
+    --trust-pickle: nnU-Net's files are pickles, which can run any code: give it for files of people you trust.
+    """
+    file = Path(output).expanduser().absolute()
+    settings = convert_nnunet(Path(source).expanduser(), file, trust_pickle=trust_pickle)
+    rows = [f"{name:<16}{settings[name]}" for name in ("spacing", "patch_size", "hu_window", "regions")]
+    return Answer({"file": str(file), **settings}, "\n".join([str(file), *rows, *settings["notes"]]))
+
+
+def read_regions(text: str) -> dict[str, list[int]]:
+    """Regions as they are typed.
+
+    Raises:
+        OptionError: the text is of another form.
+
+    Example:
+        >>> read_regions("liver=1+2; tumour=2")
+        {'liver': [1, 2], 'tumour': [2]}
+    """
+    found: dict[str, list[int]] = {}
+    for part in filter(str.strip, text.split(";")):
+        name, _, values = (word.strip() for word in part.partition("="))
+        if not name or name in found or not all(value.strip().isdecimal() for value in values.split("+")):
+            raise OptionError(
+                f'--regions is {text!r}; expected names with label values, such as "liver=1+2; tumour=2".'
+            )
+        found[name] = [int(value) for value in values.split("+")]
+    return found
+
+
+def _scores(stages: Stages, scores: FolderScores, fold: int | str) -> Answer:
+    folder = stages.place.cross_validation if fold == "all" else stages.place.validation(int(fold))
+    dice = {name: scores.summary["mean"][key]["Dice"] for name, key in scores.keys.items()}
+    rows = [f"{name}: Dice {value:.3f}" for name, value in dice.items()]
+    data = {
+        "dice": {name: None if math.isnan(value) else value for name, value in dice.items()},
+        "cases": len(scores.cases),
+        "failed": dict(scores.failed),
+        "folder": str(folder),
+    }
+    return Answer(
+        data, "\n".join([*_failures(scores.failed), *rows, f"{len(scores.cases)} cases; {folder}"]), scores.ok
+    )
+
+
+def _failures(failed: Mapping[str, Any]) -> list[str]:
+    return [f"failed: {case}: {reason}" for case, reason in failed.items()]
+
+
+def predict_by_plan(plan: str, images: Path, output: Path, fold: int | str, *, mirroring: bool) -> Answer:
+    """`predict` with a plan in place of a bundle."""
+    stages = open_plan(plan)
+    if not images.exists():
+        raise OptionError(f"There is no {images}; expected the folder of the images to predict.")
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"{output} is a file; results are written into a folder. Name a new or an existing folder.")
+    found = stages.predict(images, output, fold=fold, mirroring=mirroring)
+    files = sorted(str(file) for file in found.files.values())
+    data = {"plan": str(stages.place.plan), "input": str(images), "output": str(output), "files": files}
+    text = f"{len(files)} file(s) in {output}: {first_few([Path(file).name for file in files])}"
+    return Answer({**data, "failed": dict(found.failed)}, "\n".join([*_failures(found.failed), text]), not found.failed)
