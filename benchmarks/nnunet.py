@@ -39,6 +39,7 @@ from metalr_monai.weights.from_nnunet import convert_nnunet
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
+PRECISIONS = ("float32", "bfloat16")
 STEPS = 10  # an epoch of nnU-Net's trainer here
 TRAINER = "nnUNetTrainerTimed"
 CHECKPOINT = ROOT / "metalr_monai" / "weights" / "genesis_small.pt"
@@ -120,7 +121,7 @@ def _apart(one: Any, other: Any) -> float:  # noqa: ANN401 - numbers, nested
     return float((np.abs(one - other) / np.maximum(np.abs(other), 1e-9)).max())
 
 
-def take_over(side: Side, plan: Path, iterations: int) -> None:
+def take_over(side: Side, plan: Path, iterations: int, precision: str) -> None:
     """A plan of ours with nnU-Net's network, patch and batch, for so many steps."""
     theirs = convert_nnunet(side.model, side.folder / "nnunet.pt", trust_pickle=True)
     batch = json.loads((side.preprocessed / "nnUNetPlans.json").read_text())["configurations"]["3d_fullres"][
@@ -140,6 +141,7 @@ def take_over(side: Side, plan: Path, iterations: int) -> None:
         "passes": passes,
         "epochs": epochs,
         "val_interval": epochs,
+        "bfloat16": precision == "bfloat16",
     }
     changed = {name: Choice(value, "as in nnU-Net's plans file") for name, value in values.items()}
     plan.parent.mkdir(parents=True)
@@ -163,11 +165,14 @@ def step_seconds(side: Side) -> dict[str, float]:
         "nnUNetv2_train", 1, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu", TIMED_EPOCHS=3, TIMED_STEPS=STEPS
     )
     theirs = statistics.median(_logged_steps(side)[1:])
-    plan = side.folder / "timed" / "plan.json"
-    take_over(side, plan, 3 * STEPS)
-    side.ours("train", plan, "--fold", 1)
-    ours = seconds_a_step(plan)
-    return {"nnU-Net, s": theirs, "here, s": ours, "nnU-Net ÷ here": theirs / ours}
+    found = {"nnU-Net, s": theirs}
+    for precision in PRECISIONS:
+        plan = side.folder / f"timed_{precision}" / "plan.json"
+        take_over(side, plan, 3 * STEPS, precision)
+        side.ours("train", plan, "--fold", 1)
+        ours = seconds_a_step(plan)
+        found |= {f"here, {precision}, s": ours, f"nnU-Net ÷ here, {precision}": theirs / ours}
+    return found
 
 
 def _logged_steps(side: Side) -> list[float]:
@@ -183,9 +188,10 @@ def equal_time(side: Side, seconds: float, step: dict[str, float]) -> dict[str, 
         "nnUNetv2_train", 1, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu", TIMED_EPOCHS=epochs, TIMED_STEPS=STEPS
     )
     found["nnU-Net"] = _dice(side.model / "fold_0/validation/summary.json", time_of)
-    same = side.folder / "same_network" / "plan.json"
-    take_over(side, same, round(seconds / step["here, s"]))
-    found["here, nnU-Net's network from scratch"] = _trained(side, same)
+    for precision in PRECISIONS:
+        same = side.folder / f"same_network_{precision}" / "plan.json"
+        take_over(side, same, round(seconds / step[f"here, {precision}, s"]), precision)
+        found[f"here, nnU-Net's network from scratch, {precision}"] = _trained(side, same)
     found["here, the shipped small network fine-tuned with MetaLR"] = _trained(side, _small_network(side, seconds))
     return found
 
@@ -216,16 +222,23 @@ def _dice(summary: Path, seconds: float) -> dict[str, float]:
 
 def prediction(side: Side, images: Path, name: str) -> dict[str, float]:
     """Networks of one architecture on the same images, with nnU-Net's mirroring and without."""
-    plan = side.folder / "same_network" / "plan.json"
     common = ("-d", 1, "-c", "3d_fullres", "-f", 0, "-tr", TRAINER, "-device", "cpu", "-npp", 2, "-nps", 2)
     found: dict[str, float] = {"images": len(list(images.glob("*.nii.gz")))}
-    for mirrored in (False, True):
-        kind = "mirrored" if mirrored else "plain"
-        words = () if mirrored else ("--disable_tta",)
-        theirs = side.theirs("nnUNetv2_predict", "-i", images, "-o", side.folder / f"{name}_{kind}", *common, *words)
-        words = () if mirrored else ("--no-mirroring",)
-        ours = side.ours("predict", plan, images, side.folder / f"{name}_{kind}_ours", "--fold", 1, *words)
-        found |= {f"nnU-Net, {kind}, s": theirs, f"here, {kind}, s": ours, f"nnU-Net ÷ here, {kind}": theirs / ours}
+    for mirrored in ("plain", "mirrored"):
+        words = ("--disable_tta",) if mirrored == "plain" else ()
+        theirs = side.theirs(
+            "nnUNetv2_predict", "-i", images, "-o", side.folder / f"{name}_{mirrored}", *common, *words
+        )
+        found[f"{mirrored}: nnU-Net, s"] = theirs
+        for precision in PRECISIONS:
+            plan = side.folder / f"same_network_{precision}" / "plan.json"
+            output = side.folder / f"{name}_{mirrored}_{precision}"
+            words = ("--no-mirroring",) if mirrored == "plain" else ()
+            ours = side.ours("predict", plan, images, output, "--fold", 1, *words)
+            found |= {
+                f"{mirrored}: here, {precision}, s": ours,
+                f"{mirrored}: nnU-Net ÷ here, {precision}": theirs / ours,
+            }
     return found
 
 
@@ -284,7 +297,8 @@ def main() -> None:
     found["prediction"] = prediction(side, unseen, "phantoms")
     if args.real:
         found |= real_ct(side, args.real)
-    write_results(found, args, given_options(parser, args))
+    own = {"folder": None, "real": Path("DATA") if args.real else None}
+    write_results(found, args, given_options(parser, argparse.Namespace(**{**vars(args), **own})))
 
 
 if __name__ == "__main__":

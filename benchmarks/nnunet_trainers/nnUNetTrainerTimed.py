@@ -6,14 +6,17 @@ import os
 import time
 from typing import Any
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 class nnUNetTrainerTimed(nnUNetTrainer):
     """`TIMED_EPOCHS` epochs of `TIMED_STEPS` steps; its schedule ends where the training does."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - nnU-Net's own
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device
+    ) -> None:  # nnU-Net reads these names
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = int(os.environ["TIMED_EPOCHS"])
         self.num_iterations_per_epoch = int(os.environ["TIMED_STEPS"])
         self.num_val_iterations_per_epoch = 1

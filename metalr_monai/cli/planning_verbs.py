@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, first_few
+from ..errors import OptionError, first_few, near_misses
 from ..evaluation.nnunet_summary import FolderScores
 from ..planning.make_plan import make_plan
 from ..planning.stages import Stages, open_plan
@@ -27,7 +27,7 @@ def plan(
     iterations: int | None = None,
     folds: int = 5,
     memory: float | None = None,
-    bfloat16: bool = False,
+    precision: str = "auto",
     workers: int | None = None,
 ) -> Answer:
     """Look through a data set and write down how a network is trained on it, with the reason of every value.
@@ -41,7 +41,7 @@ def plan(
     --iterations: steps of each fold, in place of the planned ones.
     --folds: of the cross-validation, 5 unless told otherwise.
     --memory: GB for training, what is free unless told otherwise.
-    --bfloat16: train and predict in bfloat16; 0.6 of the time on a CPU that has it.
+    --precision: float32, bfloat16, or auto for bfloat16 on a CPU that computes in it, which takes 0.6 of the time.
     --workers: threads.
     """
     place = workspace(output)
@@ -55,7 +55,7 @@ def plan(
         iterations=iterations,
         folds=folds,
         memory_gb=memory,
-        bfloat16=bfloat16,
+        bfloat16=_precision(precision),
         workers=workers,
     )
     about = {"plan": str(place.plan), "family": made.family, "values": made.values, "identity": made.identity}
@@ -121,7 +121,7 @@ def run_all(
     iterations: int | None = None,
     folds: int = 5,
     memory: float | None = None,
-    bfloat16: bool = False,
+    precision: str = "auto",
     workers: int | None = None,
 ) -> Answer:
     """Everything after another: plan, preprocess, train all folds, evaluate, postprocess. Goes on where it was stopped.
@@ -138,7 +138,7 @@ def run_all(
         iterations=iterations,
         folds=folds,
         memory=memory,
-        bfloat16=bfloat16,
+        precision=precision,
         workers=workers,
     )
     stages = open_plan(output)
@@ -188,6 +188,13 @@ def read_regions(text: str) -> dict[str, list[int]]:
             )
         found[name] = [int(value) for value in values.split("+")]
     return found
+
+
+def _precision(name: str) -> bool | None:
+    known = {"auto": None, "float32": False, "bfloat16": True}
+    if name not in known:
+        raise OptionError(f"--precision is {name!r}; expected one of {', '.join(known)}.{near_misses(name, known)}")
+    return known[name]
 
 
 def _scores(stages: Stages, scores: FolderScores, fold: int | str) -> Answer:

@@ -139,7 +139,7 @@ def _open_bundle(plan: Plan, networks: Sequence[Path], overlay: Mapping[str, Any
 
 def inference_overlay(plan: Plan, networks: int, keep: Sequence[Sequence[int]], *, mirroring: bool) -> dict[str, Any]:
     """The keys of the bundle's inference.json that a plan sets; cases are given one by one, and saved by the caller."""
-    network = network_config(plan)["network_def"]
+    config = network_config(plan)
     largest = [
         {"_target_": f"metalr_monai.{LargestComponentd.__name__}", "keys": "pred", "applied_labels": list(labels)}
         for labels in keep
@@ -147,9 +147,10 @@ def inference_overlay(plan: Plan, networks: int, keep: Sequence[Sequence[int]], 
     return {
         **{name: plan[name] for name in AS_PLANNED},
         "regions": plan.regions,
+        **{name: value for name, value in config.items() if name == "network"},
         "network_def": {
             "_target_": "metalr_monai.FoldEnsemble",
-            "networks": [network] * networks,
+            "networks": [config["network_def"]] * networks,
             "mirror_axes": plan["mirror_axes"] if mirroring else [],
         },
         "dataset#data": [],

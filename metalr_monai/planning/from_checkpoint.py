@@ -40,7 +40,7 @@ def plan_from_checkpoint(
     folds: int = FOLDS,
     iterations: int = ITERATIONS,
     memory_gb: float | None = None,
-    bfloat16: bool = False,
+    bfloat16: bool | None = None,
 ) -> dict[str, Choice]:
     """Every choice of a fine-tuning, with its reason.
 
@@ -54,7 +54,7 @@ def plan_from_checkpoint(
         folds: of the cross-validation.
         iterations: optimizer's steps of each fold.
         memory_gb: what training may take, in units of 2³⁰ bytes; None for what is at hand, at most 8.
-        bfloat16: whether forward passes are in it.
+        bfloat16: whether forward passes are in it; None for where that is faster.
 
     Raises:
         WeightsError: the checkpoint cannot be read, or too little of it fits the network.
@@ -62,13 +62,13 @@ def plan_from_checkpoint(
     """
     contract = checkpoint if isinstance(checkpoint, InputContract) else read_contract(checkpoint)
     options, patch = contract.options, contract.patch_size
-    memory = memory_choice(memory_gb)
+    memory, precision = memory_choice(memory_gb), precision_choice(bfloat16)
     held_out = fold_choice(folds, len(fingerprint.cases))
     network = _network_choices(contract, len(regions))
     spacing = _spacing(fingerprint, contract)
     shape = median_shape(fingerprint.spacings, fingerprint.cropped_shapes, spacing.value)
     data = Resampled(len(fingerprint.cases), shape)
-    counted = training_memory(lambda: build(contract.network, len(regions), options), patch, bfloat16=bfloat16)
+    counted = training_memory(lambda: build(contract.network, len(regions), options), patch, bfloat16=precision.value)
     batch = batch_choices(counted, memory.value, patch, data, held_out.value)
     why = "a tenth of nnU-Net's 250,000, since the features are there already" if iterations == ITERATIONS else "given"
     return {
@@ -87,7 +87,7 @@ def plan_from_checkpoint(
         **_mirroring(),
         **prediction_choices(),
         "folds": held_out,
-        "bfloat16": precision_choice(bfloat16),
+        "bfloat16": precision,
         "memory_gb": memory,
     }
 

@@ -36,7 +36,7 @@ def plan_from_scratch(
     folds: int = FOLDS,
     iterations: int = ITERATIONS,
     memory_gb: float | None = None,
-    bfloat16: bool = False,
+    bfloat16: bool | None = None,
 ) -> dict[str, Choice]:
     """Every choice of a training from scratch, with its reason.
 
@@ -49,12 +49,12 @@ def plan_from_scratch(
         folds: of the cross-validation.
         iterations: optimizer's steps of each fold.
         memory_gb: what training may take, in units of 2³⁰ bytes; None for what is at hand, at most 8.
-        bfloat16: whether forward passes are in it.
+        bfloat16: whether forward passes are in it; None for where that is faster.
 
     Raises:
         OptionError: too little memory, too few cases, scans that are too small, a foreground of one intensity.
     """
-    memory = memory_choice(memory_gb)
+    memory, precision = memory_choice(memory_gb), precision_choice(bfloat16)
     held_out = fold_choice(folds, len(fingerprint.cases))
     spacing = target_spacing(fingerprint.spacings, fingerprint.cropped_shapes)
     shape = median_shape(fingerprint.spacings, fingerprint.cropped_shapes, spacing)
@@ -62,7 +62,9 @@ def plan_from_scratch(
 
     def counted(topology: Topology) -> TrainingMemory:
         options = {"network_options": dynunet_options(topology)}
-        return training_memory(lambda: build(DYNUNET, len(regions), options), topology.patch_size, bfloat16=bfloat16)
+        return training_memory(
+            lambda: build(DYNUNET, len(regions), options), topology.patch_size, bfloat16=precision.value
+        )
 
     topology = largest_topology(
         spacing, shape, lambda found: counted(found).largest_batch(memory.value) >= FEWEST_PATCHES
@@ -90,7 +92,7 @@ def plan_from_scratch(
         ),
         **prediction_choices(),
         "folds": held_out,
-        "bfloat16": precision_choice(bfloat16),
+        "bfloat16": precision,
         "memory_gb": memory,
     }
 

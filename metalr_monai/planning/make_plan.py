@@ -34,7 +34,7 @@ def make_plan(
     iterations: int | None = None,
     folds: int = 5,
     memory_gb: float | None = None,
-    bfloat16: bool = False,
+    bfloat16: bool | None = None,
     workers: int | None = None,
 ) -> Plan:
     """Write `plan.json`, `splits_final.json` and `dataset_fingerprint.json`, or find them there.
@@ -52,7 +52,7 @@ def make_plan(
         iterations: steps of each fold; None for what the family plans.
         folds: of the cross-validation.
         memory_gb: of 2³⁰ bytes, for training; None for what is free.
-        bfloat16: train and predict in it.
+        bfloat16: train and predict in it; None where that is faster.
         workers: threads.
 
     Raises:
@@ -61,7 +61,7 @@ def make_plan(
     """
     given = {"regions": regions, "iterations": iterations, "memory_gb": memory_gb, "bfloat16": bfloat16, "folds": folds}
     asked: dict[str, Any] = {
-        **{name: value for name, value in given.items() if value},
+        **{name: value for name, value in given.items() if value is not None},
         **({} if checkpoint is None else {"checkpoint": str(checkpoint)}),
         "bundle": str(bundle),
         "kind": kind,

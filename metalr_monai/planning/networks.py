@@ -41,6 +41,8 @@ def network_config(plan: Plan) -> dict[str, Any]:
         "head": HEADS[network],
         "width": options["width"] if network == GENESIS else options["network_options"]["filters"][0],
         **({"batch_statistics": options["batch_statistics"]} if network == GENESIS else {}),
+        # Instance norm is slower with the channels last, in which the bundle puts its own network.
+        **({"network": "$@network_def.to(@device)"} if network == DYNUNET else {}),
         "settings#network": network,
         **({"settings#network_options": options["network_options"]} if network == DYNUNET else {}),
     }

@@ -8,6 +8,7 @@ from math import ceil, prod
 from typing import Any, Final
 
 from ..errors import OptionError
+from ..networks.bfloat16 import gains_by_bfloat16
 from .memory import GIGABYTE, TrainingMemory, memory_at_hand
 from .plan import Choice
 from .topology import sides
@@ -170,14 +171,15 @@ def prediction_choices() -> dict[str, Choice]:
     }
 
 
-def precision_choice(bfloat16: bool) -> Choice:
-    """Whether forward passes are in bfloat16."""
-    reason = (
-        "as given: activations of half the size; weights and losses stay float32"
-        if bfloat16
-        else "float32 throughout; bfloat16 is for GPUs, and CPUs that compute in it"
-    )
-    return Choice(bfloat16, reason)
+def precision_choice(bfloat16: bool | None) -> Choice:
+    """Whether forward passes are in bfloat16; None for where that is faster."""
+    if bfloat16 is not None:
+        return Choice(bfloat16, "as given; weights, gradients and losses are float32 in any case")
+    if gains_by_bfloat16():
+        return Choice(
+            True, "this CPU computes in it: 0.6 of the time for a step; weights, gradients and losses are float32"
+        )
+    return Choice(False, "float32: no CPU here computes in it, and a GPU has mixed precision without it")
 
 
 def plain(values: Sequence[float]) -> list[Any]:

@@ -306,3 +306,11 @@ def test_the_plan_has_the_checkpoints_content_in_its_identity(tmp_path):
     assert first["checkpoint"] == second["checkpoint"]
     assert first.identity != second.identity
     assert prod(first["patch_size"]) == 64 * 64 * 32
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_precision_is_bfloat16_where_the_machine_gains_by_it_and_nothing_is_asked_for(tmp_path, monkeypatch, gains):
+    monkeypatch.setattr("metalr_monai.planning.shared_choices.gains_by_bfloat16", lambda: gains)
+    data, path = fingerprint(), genesis_file(tmp_path)
+    assert choices(data, path)["bfloat16"].value is gains
+    assert choices(data, path, bfloat16=not gains)["bfloat16"].value is not gains
