@@ -1,12 +1,12 @@
 """Side by side with nnU-Net: fingerprint, preprocessing, training steps, Dice after equal time, prediction.
 
     make .venv-nnunet
-    .venv-nnunet/bin/python benchmarks/nnunet.py        # two cores, half an hour; nothing else should run
+    .venv-nnunet/bin/python benchmarks/nnunet.py --folder FOLDER    # half an hour on two cores; nothing else should run
 
-Both get the same generated scans in nnU-Net's layout, and, with --images, the same images to predict besides. Every
-figure is the time of a command of its own, as a user would type it, or what the command wrote of its steps. The network
-that is trained is nnU-Net's own plan in both: patch, batch, levels, kernels and channels are read from its plans file.
-Predictions are made with one and the same network, that of nnU-Net, converted.
+Both get the same generated scans in nnU-Net's layout, and, with --real, the same CT besides. Times are those of
+commands as a user types them, with all that a command begins with, or what a command wrote of its training steps.
+The network is that of nnU-Net's own plan in both: patch, batch, levels, kernels and channels, with weights that
+each has trained. What differs stands on the page.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,20 @@ import numpy as np
 import torch
 from about_run import cpu_model, given_options
 
-from metalr_monai import data_list, write_lits_phantoms
-from metalr_monai.planning.nnunet_files import write_nnunet_raw
-from metalr_monai.planning.plan import Choice, write_plan
-from metalr_monai.planning.stages import open_plan
-from metalr_monai.weights.from_nnunet import convert_nnunet
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # the code beside this file, as in the commands
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+from metalr_monai import data_list, write_lits_phantoms  # noqa: E402 - see above
+from metalr_monai.planning.nnunet_files import write_nnunet_raw  # noqa: E402
+from metalr_monai.planning.plan import Choice, write_plan  # noqa: E402
+from metalr_monai.planning.stages import open_plan  # noqa: E402
+from metalr_monai.weights.from_nnunet import convert_nnunet  # noqa: E402
+
+HERE = ROOT / "benchmarks"
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
 PRECISIONS = ("float32", "bfloat16")
-STEPS = 10  # an epoch of nnU-Net's trainer here
-TRAINER = "nnUNetTrainerTimed"
+STEPS = 8  # an epoch of nnU-Net's trainer here
+TRAINER, BARE = "nnUNetTrainerTimed", "nnUNetTrainerTimedBare"
 CHECKPOINT = ROOT / "metalr_monai" / "weights" / "genesis_small.pt"
 
 
@@ -57,7 +60,8 @@ class Side:
             "nnUNet_n_proc_DA": "1",
             "nnUNet_def_n_proc": str(threads),
             "nnUNet_extTrainer": str(HERE / "nnunet_trainers"),
-            "PYTHONPATH": str(ROOT / "tests" / "label" / "cpu_torchvision"),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests/label/cpu_torchvision", HERE / "nnunet_trainers"))),
+            "CUDA_VISIBLE_DEVICES": "",
         }
 
     def theirs(self, command: str, *words: object, **environment: object) -> float:
@@ -90,7 +94,10 @@ class Side:
 
     @property
     def model(self) -> Path:
-        return self.folder / "nnUNet_results" / self.dataset / f"{TRAINER}__nnUNetPlans__3d_fullres"
+        return self.trained(TRAINER)
+
+    def trained(self, trainer: str) -> Path:
+        return self.folder / "nnUNet_results" / self.dataset / f"{trainer}__nnUNetPlans__3d_fullres"
 
     @property
     def work(self) -> Path:
@@ -100,7 +107,9 @@ class Side:
 def prepare(side: Side) -> dict[str, float]:
     """From the raw files to what training reads."""
     command = "nnUNetv2_plan_and_preprocess"
-    theirs = side.theirs(command, "-d", side.number, "-c", "3d_fullres", "-npfp", 2, "-np", 2)
+    theirs = side.theirs(
+        command, "-d", side.number, "-c", "3d_fullres", "-npfp", 2, "-np", 2, "--verify_dataset_integrity"
+    )
     ours = side.ours("plan", "nnunet", side.raw, "--output", side.work / "plan.json")
     ours += side.ours("preprocess", side.work / "plan.json")
     return {"nnU-Net, s": theirs, "here, s": ours, "nnU-Net ÷ here": theirs / ours}
@@ -144,6 +153,7 @@ def take_over(side: Side, plan: Path, iterations: int, precision: str) -> None:
         "bfloat16": precision == "bfloat16",
     }
     changed = {name: Choice(value, "as in nnU-Net's plans file") for name, value in values.items()}
+    shutil.rmtree(plan.parent, ignore_errors=True)
     plan.parent.mkdir(parents=True)
     shutil.copy(side.work / "splits_final.json", plan.parent)
     write_plan(dataclasses.replace(own.plan, choices={**own.plan.choices, **changed}), plan)
@@ -152,31 +162,37 @@ def take_over(side: Side, plan: Path, iterations: int, precision: str) -> None:
 
 def seconds_a_step(plan: Path) -> float:
     """Of a trained first fold; its first epoch warms up."""
-    report = json.loads((plan.parent / "folds/fold_1/run_report.json").read_text())
+    epochs = json.loads((plan.parent / "folds/fold_1/run_report.json").read_text())["epochs"]
+    return statistics.median(epoch["seconds"] / _steps(plan) for epoch in epochs[len(epochs) > 1 :])
+
+
+def _steps(plan: Path) -> int:
+    """Of an epoch."""
     found = open_plan(plan)
-    steps = -(-len(found.folds[0]["train"]) * found.plan["passes"] // found.plan["batch_size"])
-    epochs = report["epochs"]
-    return statistics.median(epoch["seconds"] / steps for epoch in epochs[len(epochs) > 1 :])
+    return -(-len(found.folds[0]["train"]) * found.plan["passes"] // found.plan["batch_size"])
 
 
 def step_seconds(side: Side) -> dict[str, float]:
     """A training step with its data: the same network, patch and batch."""
-    side.theirs(
-        "nnUNetv2_train", 1, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu", TIMED_EPOCHS=3, TIMED_STEPS=STEPS
-    )
-    theirs = statistics.median(_logged_steps(side)[1:])
-    found = {"nnU-Net, s": theirs}
+    found: dict[str, float] = {}
+    for name, trainer in (("nnU-Net", TRAINER), ("nnU-Net without augmentation and deep supervision", BARE)):
+        words = (side.number, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
+        side.theirs("nnUNetv2_train", *words, TIMED_EPOCHS=3, TIMED_STEPS=STEPS)
+        found[f"{name}, s"] = statistics.median(_logged_steps(side, trainer)[1:])
     for precision in PRECISIONS:
         plan = side.folder / f"timed_{precision}" / "plan.json"
         take_over(side, plan, 3 * STEPS, precision)
         side.ours("train", plan, "--fold", 1)
-        ours = seconds_a_step(plan)
-        found |= {f"here, {precision}, s": ours, f"nnU-Net ÷ here, {precision}": theirs / ours}
+        found[f"here, {precision}, s"] = seconds_a_step(plan)
+    theirs, bare = list(found.values())[:2]
+    for precision in PRECISIONS:
+        ours = found[f"here, {precision}, s"]
+        found |= {f"nnU-Net ÷ here, {precision}": theirs / ours, f"nnU-Net without … ÷ here, {precision}": bare / ours}
     return found
 
 
-def _logged_steps(side: Side) -> list[float]:
-    logs = sorted((side.model / "fold_0").glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime)
+def _logged_steps(side: Side, trainer: str) -> list[float]:
+    logs = sorted((side.trained(trainer) / "fold_0").glob("training_log_*.txt"), key=lambda file: file.stat().st_mtime)
     return [float(found) for found in re.findall(r"seconds a step: ([\d.]+)", logs[-1].read_text())]
 
 
@@ -184,15 +200,15 @@ def equal_time(side: Side, seconds: float, step: dict[str, float]) -> dict[str, 
     """Dice of the first fold's held-out scans after the same time of training, in the scans' own space."""
     epochs = max(1, round(seconds / step["nnU-Net, s"] / STEPS))
     found: dict[str, dict[str, float]] = {}
-    time_of = side.theirs(
-        "nnUNetv2_train", 1, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu", TIMED_EPOCHS=epochs, TIMED_STEPS=STEPS
-    )
-    found["nnU-Net"] = _dice(side.model / "fold_0/validation/summary.json", time_of)
-    for precision in PRECISIONS:
-        same = side.folder / f"same_network_{precision}" / "plan.json"
-        take_over(side, same, round(seconds / step[f"here, {precision}, s"]), precision)
-        found[f"here, nnU-Net's network from scratch, {precision}"] = _trained(side, same)
-    found["here, the shipped small network fine-tuned with MetaLR"] = _trained(side, _small_network(side, seconds))
+    words = (side.number, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu")
+    side.theirs("nnUNetv2_train", *words, TIMED_EPOCHS=epochs, TIMED_STEPS=STEPS)
+    trained = STEPS * sum(_logged_steps(side, TRAINER))
+    found["nnU-Net"] = _dice(side.model / "fold_0/validation/summary.json", epochs * STEPS, trained)
+    same = side.folder / "same_network" / "plan.json"
+    take_over(side, same, round(seconds / step["here, bfloat16, s"]), "bfloat16")
+    found["here, nnU-Net's network from scratch, bfloat16"] = _trained(side, same)
+    name = "here, the shipped small network (pre-trained without labels on ten such scans and five CT), MetaLR"
+    found[name] = _trained(side, _small_network(side, seconds))
     return found
 
 
@@ -210,95 +226,130 @@ def _small_network(side: Side, seconds: float) -> Path:
 
 
 def _trained(side: Side, plan: Path) -> dict[str, float]:
-    seconds = side.ours("train", plan, "--fold", 1)
+    side.ours("train", plan, "--fold", 1)
     side.ours("evaluate", plan, "--fold", 1)
-    return _dice(plan.parent / "folds/fold_1/validation/summary.json", seconds)
+    fold = plan.parent / "folds/fold_1"
+    epochs = json.loads((fold / "run_report.json").read_text())["epochs"]
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    return _dice(fold / "validation/summary.json", len(epochs) * _steps(plan), seconds)
 
 
-def _dice(summary: Path, seconds: float) -> dict[str, float]:
+def _dice(summary: Path, steps: int, seconds: float) -> dict[str, float]:
     mean = json.loads(summary.read_text())["mean"]
-    return {"liver Dice": mean["1"]["Dice"], "tumour Dice": mean["2"]["Dice"], "command, s": seconds}
+    return {"liver Dice": mean["1"]["Dice"], "tumour Dice": mean["2"]["Dice"], "steps": steps, "training s": seconds}
 
 
 def prediction(side: Side, images: Path, name: str) -> dict[str, float]:
-    """Networks of one architecture on the same images, with nnU-Net's mirroring and without."""
-    common = ("-d", 1, "-c", "3d_fullres", "-f", 0, "-tr", TRAINER, "-device", "cpu", "-npp", 2, "-nps", 2)
+    """Networks of one architecture on the same images, without nnU-Net's mirroring and with it."""
+    common = ("-d", 1, "-c", "3d_fullres", "-f", 0, "-tr", TRAINER, "-device", "cpu")
     found: dict[str, float] = {"images": len(list(images.glob("*.nii.gz")))}
-    for mirrored in ("plain", "mirrored"):
-        words = ("--disable_tta",) if mirrored == "plain" else ()
-        theirs = side.theirs(
-            "nnUNetv2_predict", "-i", images, "-o", side.folder / f"{name}_{mirrored}", *common, *words
-        )
-        found[f"{mirrored}: nnU-Net, s"] = theirs
+    for kind, theirs_without, ours_without in (
+        ("plain", ("--disable_tta",), ("--no-mirroring",)),
+        ("mirrored", (), ()),
+    ):
+        each = []
+        for workers in (1, 2):  # processes that read, and that write
+            output = side.folder / f"{name}_{kind}_{workers}"
+            given = ("-i", images, "-o", output, "-npp", workers, "-nps", workers)
+            each.append(side.theirs("nnUNetv2_predict", *given, *common, *theirs_without))
+        found[f"{kind}: nnU-Net, the faster of 1 and 2 workers, s"] = min(each)
         for precision in PRECISIONS:
-            plan = side.folder / f"same_network_{precision}" / "plan.json"
-            output = side.folder / f"{name}_{mirrored}_{precision}"
-            words = ("--no-mirroring",) if mirrored == "plain" else ()
-            ours = side.ours("predict", plan, images, output, "--fold", 1, *words)
-            found |= {
-                f"{mirrored}: here, {precision}, s": ours,
-                f"{mirrored}: nnU-Net ÷ here, {precision}": theirs / ours,
-            }
+            plan, output = side.folder / f"timed_{precision}", side.folder / f"{name}_{kind}_{precision}"
+            shutil.rmtree(output, ignore_errors=True)
+            ours = side.ours("predict", plan, images, output, "--fold", 1, *ours_without)
+            found |= {f"{kind}: here, {precision}, s": ours, f"{kind}: nnU-Net ÷ here, {precision}": min(each) / ours}
+    theirs, *ours = (
+        found[f"mirrored: {who}, s"] - found[f"plain: {who}, s"]
+        for who in ("nnU-Net, the faster of 1 and 2 workers", *(f"here, {precision}" for precision in PRECISIONS))
+    )
+    for precision, seconds in zip(PRECISIONS, ours, strict=True):
+        found[f"the 7 mirrored passes alone: nnU-Net ÷ here, {precision}"] = theirs / seconds
     return found
 
 
-def real_ct(side: Side, folder: Path) -> dict[str, Any]:
-    """Fingerprint, preprocessing and prediction of real scans; the network is that of the generated ones."""
-    real = Side(side.folder, os.cpu_count() or 1, 2)
-    write_nnunet_raw(data_list("pairs", folder), real.raw, LABELS)
-    prepared = prepare(real)
-    return {
-        "plan and preprocess, real CT": prepared,
-        "fingerprints apart, real CT": fingerprints(real),
-        "prediction, real CT": prediction(side, real.raw / "imagesTr", "real"),
-    }
+STAGES: dict[str, Callable[[Side, argparse.Namespace, dict[str, Any]], dict[str, Any]]] = {
+    "Plan and preprocess": lambda side, args, found: prepare(side),
+    "Fingerprints apart, relative": lambda side, args, found: fingerprints(side),
+    "A training step": lambda side, args, found: step_seconds(side),
+    "Dice after equal time of training": lambda side, args, found: equal_time(
+        side, args.seconds, found["A training step"]
+    ),
+    "Prediction of generated scans": lambda side, args, found: prediction(side, side.folder / "unseen", "phantoms"),
+    "Plan and preprocess, real CT": lambda side, args, found: prepare(real(side)),
+    "Fingerprints apart, relative, real CT": lambda side, args, found: fingerprints(real(side)),
+    "Prediction of real CT": lambda side, args, found: prediction(side, real(side).raw / "imagesTr", "real"),
+}
+PAGE = """\
+Both train and predict on two cores with the same network, patch and batch. nnU-Net resamples by cubic splines and
+compresses what it writes; here resampling is linear and arrays are plain. nnU-Net trains with deep supervision, and
+with rotations, scalings and more in a process of its own; here there is one output, and crops, flips, brightness
+and noise. Its network has biases in front of its norms. A command's time has its start in it, in both. One run, one
+seed: of Dice nothing is claimed.
+"""
+
+
+def real(side: Side) -> Side:
+    """Real scans; the network that predicts them is that of the generated ones."""
+    return Side(side.folder, os.cpu_count() or 1, 2)
+
+
+def make_data(side: Side, args: argparse.Namespace) -> None:
+    """Both tools' raw data, and scans that no training sees."""
+    for name, count, seed in (("lits", args.count, 0), ("others", 5, 7)):
+        write_lits_phantoms(side.folder / name, count, seed=seed, size=tuple(args.size))
+    write_nnunet_raw(data_list("lits", side.folder / "lits"), side.raw, LABELS)
+    (side.folder / "unseen").mkdir()
+    for file in (side.folder / "others").glob("volume-*"):
+        file.rename(side.folder / "unseen" / file.name.replace(".nii", "_0000.nii"))
+    if args.real:
+        write_nnunet_raw(data_list("pairs", args.real), real(side).raw, LABELS)
 
 
 def write_results(found: dict[str, Any], args: argparse.Namespace, options: list[str]) -> None:
     """JSON, and a page of it."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout
     about = {
         "machine": f"{cpu_model()}, {os.cpu_count()} cores, no GPU",
         "date": datetime.date.today().isoformat(),
-        "versions": f"torch {torch.__version__}, nnunetv2 {importlib.metadata.version('nnunetv2')}",
+        "versions": f"torch {torch.__version__}, nnunetv2 {importlib.metadata.version('nnunetv2')}, {commit.strip()}",
         "command": " ".join([".venv-nnunet/bin/python benchmarks/nnunet.py --folder FOLDER", *options]),
     }
-    args.output.with_suffix(".json").write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
-    lines = ["# Beside nnU-Net", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    args.output.with_suffix(".json").write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n")
+    lines = ["# Beside nnU-Net", "", PAGE, *(f"- {name}: {value}" for name, value in about.items()), ""]
     for title, values in found.items():
-        lines += [f"## {title[0].upper()}{title[1:]}", "", "| | |", "|---|---|"]
-        for name, value in values.items():
-            shown = ", ".join(f"{k} {v:.3g}" for k, v in value.items()) if isinstance(value, dict) else f"{value:.3g}"
-            lines.append(f"| {name} | {shown} |")
-        lines.append("")
+        lines += [f"## {title}", "", *_table(values), ""]
     args.output.with_suffix(".md").write_text("\n".join(lines))
+
+
+def _table(values: dict[str, Any]) -> list[str]:
+    rows = {name: value if isinstance(value, dict) else {"": value} for name, value in values.items()}
+    columns = list(next(iter(rows.values())))
+    body = [f"| {name} | {' | '.join(f'{value:.3g}' for value in row.values())} |" for name, row in rows.items()]
+    return [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *body]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="a new folder for all files")
+    parser.add_argument("--folder", type=Path, required=True, help="for all files; goes on with what is in it")
     parser.add_argument("--count", type=int, default=20, help="generated scans")
     parser.add_argument("--size", type=int, nargs=3, default=[64, 64, 32], help="their voxels")
     parser.add_argument("--seconds", type=float, default=240, help="of training, in the comparison at equal time")
     parser.add_argument("--real", type=Path, help="a data set of CT in the layout pairs, with labels")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "nnunet_cpu")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True)
     side = Side(args.folder.absolute(), os.cpu_count() or 1)
-    write_lits_phantoms(side.folder / "lits", args.count, size=tuple(args.size))
-    write_nnunet_raw(data_list("lits", side.folder / "lits"), side.raw, LABELS)
-    found: dict[str, Any] = {"plan and preprocess": prepare(side), "fingerprints apart": fingerprints(side)}
-    found["training step"] = step_seconds(side)
-    found["Dice after equal time"] = equal_time(side, args.seconds, found["training step"])
-    unseen = side.folder / "unseen"
-    write_lits_phantoms(side.folder / "others", 5, seed=7, size=tuple(args.size))
-    unseen.mkdir()
-    for file in (side.folder / "others").glob("volume-*"):
-        file.rename(unseen / file.name.replace(".nii", "_0000.nii"))
-    found["prediction"] = prediction(side, unseen, "phantoms")
-    if args.real:
-        found |= real_ct(side, args.real)
+    state = side.folder / "found.json"
+    if not side.folder.exists():
+        side.folder.mkdir(parents=True)
+        make_data(side, args)
+    found: dict[str, Any] = json.loads(state.read_text()) if state.exists() else {}
     own = {"folder": None, "real": Path("DATA") if args.real else None}
-    write_results(found, args, given_options(parser, argparse.Namespace(**{**vars(args), **own})))
+    options = given_options(parser, argparse.Namespace(**{**vars(args), **own}))
+    for title, stage in STAGES.items():
+        if title not in found and (args.real or "real" not in title):
+            found[title] = stage(side, args, found)
+            state.write_text(json.dumps(found))
+            write_results(found, args, options)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.ct_lists import data_list
 from ..errors import OptionError, first_few, near_misses
 from ..evaluation.nnunet_summary import FolderScores
-from ..planning.make_plan import make_plan
+from ..planning.make_plan import make_plan, output_values_of
+from ..planning.nnunet_files import read_nnunet_fingerprint, read_nnunet_plans, write_nnunet_raw
 from ..planning.stages import Stages, open_plan
 from ..planning.workspace import workspace
 from ..weights.from_nnunet import convert_nnunet
@@ -25,9 +28,10 @@ def plan(
     bundle: str = "bundles/liver_ct_segmentation",
     regions: str | None = None,
     iterations: int | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     memory: float | None = None,
     precision: str = "auto",
+    check: str = "voxels",
     workers: int | None = None,
 ) -> Answer:
     """Look through a data set and write down how a network is trained on it, with the reason of every value.
@@ -37,11 +41,12 @@ def plan(
     --output: plan.json of a folder that takes all that comes of it; ./plan.json unless told otherwise.
     --checkpoint: pre-trained weights to fine-tune with MetaLR; without it a DynUNet is trained from scratch.
     --bundle: the folder of the liver bundle, which trains.
-    --regions: what to segment, such as "liver=1+2; tumour=2"; what dataset.json says, or liver=1+2.
+    --regions: what to segment, such as "liver=1+2; tumour=2"; else what nnU-Net's dataset.json says, or liver=1+2.
     --iterations: steps of each fold, in place of the planned ones.
-    --folds: of the cross-validation, 5 unless told otherwise.
+    --folds: of the cross-validation; those of a splits_final.json beside the plan, or 5.
     --memory: GB for training, what is free unless told otherwise.
     --precision: float32, bfloat16, or auto for bfloat16 on a CPU that computes in it, which takes 0.6 of the time.
+    --check: voxels, headers or none: how closely the data are looked at for what would spoil a training.
     --workers: threads.
     """
     place = workspace(output)
@@ -56,10 +61,14 @@ def plan(
         folds=folds,
         memory_gb=memory,
         bfloat16=_precision(precision),
+        check=check,
         workers=workers,
     )
-    about = {"plan": str(place.plan), "family": made.family, "values": made.values, "identity": made.identity}
-    return Answer(about, f"{made}\n\nWritten to {place.plan}; edit its values, if you know better.")
+    warnings = made.dataset.get("warnings", [])
+    about = {"plan": str(place.plan), "family": made.family, "values": made.values, "warnings": warnings}
+    unusual = ["", "The data can be trained on, but:", *(f"  {line}" for line in warnings)] if warnings else []
+    rows = [str(made), *unusual, "", f"Written to {place.plan}; edit its values, if you know better."]
+    return Answer(about, "\n".join(rows))
 
 
 def preprocess(plan: str, *, verify: bool = False, workers: int | None = None) -> Answer:
@@ -106,7 +115,13 @@ def postprocess(plan: str) -> Answer:
     decision = stages.postprocess()
     taken = [{"name": step.name, "labels": list(step.labels)} for step in decision.taken]
     rows = [f"{step.name}: {step.reason}" for step in decision.steps]
-    data = {"taken": taken, "failed": dict(decision.failed), "file": str(stages.place.postprocessing)}
+    data = {
+        "taken": taken,
+        "dice_before": _plain(decision.dice_before),
+        "dice_after": _plain(decision.dice_after),
+        "failed": dict(decision.failed),
+        "file": str(stages.place.postprocessing),
+    }
     return Answer(data, "\n".join([*_failures(decision.failed), *rows]), decision.ok)
 
 
@@ -119,12 +134,13 @@ def run_all(
     bundle: str = "bundles/liver_ct_segmentation",
     regions: str | None = None,
     iterations: int | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     memory: float | None = None,
     precision: str = "auto",
+    check: str = "voxels",
     workers: int | None = None,
 ) -> Answer:
-    """Everything after another: plan, preprocess, train all folds, evaluate, postprocess. Goes on where it was stopped.
+    """Plan, preprocess, train all folds, evaluate and postprocess, one after the other; goes on where it was stopped.
 
     The arguments are those of plan.
     """
@@ -139,6 +155,7 @@ def run_all(
         folds=folds,
         memory=memory,
         precision=precision,
+        check=check,
         workers=workers,
     )
     stages = open_plan(output)
@@ -152,7 +169,7 @@ def run_all(
     return Answer(
         {**answer.data, "postprocessing": [step.name for step in decision.taken]},
         "\n".join([answer.text, *rows]),
-        answer.ok,
+        answer.ok and decision.ok,
     )
 
 
@@ -167,6 +184,30 @@ def import_nnunet(source: str, output: str, *, trust_pickle: bool = False) -> An
     settings = convert_nnunet(Path(source).expanduser(), file, trust_pickle=trust_pickle)
     rows = [f"{name:<16}{settings[name]}" for name in ("spacing", "patch_size", "hu_window", "regions")]
     return Answer({"file": str(file), **settings}, "\n".join([str(file), *rows, *settings["notes"]]))
+
+
+def inspect_nnunet(file: str) -> Answer:
+    """`inspect` of nnU-Net's plans or fingerprint."""
+    is_plans = "plans" in Path(file).name.lower()
+    found = read_nnunet_plans(file) if is_plans else read_nnunet_fingerprint(file)
+    return Answer(found, "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items()))
+
+
+def export_nnunet(kind: str, folder: str, output: str, *, labels: str = "liver=1; tumour=2") -> Answer:
+    """Write a data set of CT as an nnU-Net raw data set.
+
+    KIND: layout of the folder: lits, msd, nnunet or pairs.
+    FOLDER: of the data set.
+    OUTPUT: a new folder, called as nnU-Net wants it, such as Dataset001_Liver.
+    --labels: names of the label values, "liver=1; tumour=2" unless told otherwise; several, as liver=1+2, are a region.
+    """
+    named = read_regions(labels)
+    flat = {name: values[0] if len(values) == 1 else values for name, values in named.items()}
+    order = None if all(isinstance(value, int) for value in flat.values()) else output_values_of(named)
+    items = data_list(kind, str(Path(folder).expanduser().absolute()))
+    where = Path(output).expanduser().absolute()
+    write_nnunet_raw(items, where, {"background": 0, **flat}, regions_class_order=order)
+    return Answer({"folder": str(where), "cases": len(items)}, f"{len(items)} cases in {where}")
 
 
 def read_regions(text: str) -> dict[str, list[int]]:
@@ -187,6 +228,8 @@ def read_regions(text: str) -> dict[str, list[int]]:
                 f'--regions is {text!r}; expected names with label values, such as "liver=1+2; tumour=2".'
             )
         found[name] = [int(value) for value in values.split("+")]
+    if not found:
+        raise OptionError(f'--regions is {text!r}; expected names with label values, such as "liver=1+2; tumour=2".')
     return found
 
 
@@ -202,7 +245,7 @@ def _scores(stages: Stages, scores: FolderScores, fold: int | str) -> Answer:
     dice = {name: scores.summary["mean"][key]["Dice"] for name, key in scores.keys.items()}
     rows = [f"{name}: Dice {value:.3f}" for name, value in dice.items()]
     data = {
-        "dice": {name: None if math.isnan(value) else value for name, value in dice.items()},
+        "dice": _plain(dice),
         "cases": len(scores.cases),
         "failed": dict(scores.failed),
         "folder": str(folder),
@@ -210,6 +253,10 @@ def _scores(stages: Stages, scores: FolderScores, fold: int | str) -> Answer:
     return Answer(
         data, "\n".join([*_failures(scores.failed), *rows, f"{len(scores.cases)} cases; {folder}"]), scores.ok
     )
+
+
+def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
 def _failures(failed: Mapping[str, Any]) -> list[str]:

@@ -52,7 +52,12 @@ def info() -> Answer:
 
 
 def inspect_checkpoint(checkpoint: str) -> Answer:
-    """Say what a checkpoint file holds: network, tensors, names, epoch."""
+    """Say what a checkpoint holds: network, tensors, names, epoch; or a file of nnU-Net's, its axes turned to x, y, z.
+
+    CHECKPOINT: its file; or nnU-Net's nnUNetPlans.json or dataset_fingerprint.json.
+    """
+    if checkpoint.endswith(".json"):
+        return planning_verbs.inspect_nnunet(checkpoint)
     found = describe_checkpoint(checkpoint)
     return Answer(found.to_dict(), str(found))
 
@@ -294,6 +299,7 @@ VERBS: dict[str, Verb] = {
     "postprocess": planning_verbs.postprocess,
     "run-all": planning_verbs.run_all,
     "import-nnunet": planning_verbs.import_nnunet,
+    "export-nnunet": planning_verbs.export_nnunet,
 }
 
 

@@ -3,8 +3,10 @@ does not stop the others."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +20,17 @@ from monai.transforms import SaveImage
 from tqdm import tqdm
 
 from ..data.largest_component import LargestComponentd
-from ..errors import own_error
+from ..errors import DataError, StateError, first_few, own_error
+from ..files import atomic_path
 from ..weights.read import find_state_dict, read_checkpoint
+from .file_marks import mark
 from .fold_training import bundle_of
 from .networks import network_config
 from .plan import Plan
 
 logger = logging.getLogger(__name__)
 UNFINISHED = ".unfinished"
+MARK = "predicted_by.json"
 AS_PLANNED = ("hu_window", "value_range", "spacing", "patch_size", "overlap", "bfloat16")
 
 
@@ -62,24 +67,41 @@ def predict_cases(
         keep: sets of labels of which the largest component is kept, one after the other.
         mirroring: as the plan has it; False leaves it out.
         progress: show a bar with the time left on standard error.
+
+    Raises:
+        StateError: there are label maps in `output` that were made otherwise.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    overlay = inference_overlay(plan, len(networks), keep, mirroring=mirroring)
     files = {str(item["case_id"]): output / f"{item['case_id']}.nii.gz" for item in items}
     todo = [item for item in items if not files[str(item["case_id"])].exists()]
+    _mark(output, [*files.values()], {"networks": [mark(file)["sha256"] for file in networks], "overlay": overlay})
     failed: dict[str, str] = {}
     bundle: _Bundle | None = None
     for item in tqdm(todo, desc="predict", unit="case", disable=not (progress and todo)):
         case = str(item["case_id"])
-        bundle = bundle or _open_bundle(
-            plan, networks, inference_overlay(plan, len(networks), keep, mirroring=mirroring)
-        )
+        bundle = bundle or _open_bundle(plan, networks, overlay)
         try:
             _write(bundle.label(item), files[case])
         except Exception as error:
             failed[case] = _reason(error)
             logger.error("Case %s failed: %s", case, failed[case], exc_info=own_error(error) is None)
             bundle = None  # Ignite's next run would end at once, and leave this one's output
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
     return Predicted({case: file for case, file in files.items() if case not in failed}, failed)
+
+
+def _mark(output: Path, files: Sequence[Path], made_by: Mapping[str, Any]) -> None:
+    """Label maps that are there count as done only if they were made alike."""
+    file, text = output / MARK, json.dumps(made_by, indent=1, ensure_ascii=False) + "\n"
+    there = [path.name for path in files if path.exists()]
+    if there and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+        raise StateError(
+            f"{output} holds label maps that were made otherwise, by other networks or settings: {first_few(there)}. "
+            f"Name another folder, or remove them."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -94,7 +116,10 @@ class _Bundle:
         self.evaluator.data_loader = DataLoader(Dataset([{"image": item["image"]}], self.preprocessing), batch_size=1)
         self.evaluator.state.epoch_length = 1  # which MONAI has set for the data set of the config, an empty one
         self.evaluator.run()
-        label: MetaTensor = self.evaluator.state.output[0]["pred"]
+        output = self.evaluator.state.output[0]
+        if not bool(output["image"].isfinite().all()):
+            raise DataError(f"{item['image']} has voxels that are NaN; correct the image.")
+        label: MetaTensor = output["pred"]
         self.evaluator.state.output = None  # or the case would stay in memory beside the next
         return label
 

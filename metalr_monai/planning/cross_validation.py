@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import StateError
+from ..errors import DataError, StateError
 from ..evaluation.nnunet_summary import FolderScores, merge_summaries, score_folder
 from .case_prediction import predict_cases
 from .fold_training import is_trained, refuse_another_plan
@@ -18,7 +18,10 @@ from .workspace import Workspace
 Item = Mapping[str, Any]
 
 
-def score_fold(plan: Plan, place: Workspace, fold: int, items: Sequence[Item]) -> FolderScores:
+Split = Mapping[str, Sequence[str]]
+
+
+def score_fold(plan: Plan, place: Workspace, fold: int, split: Split, items: Sequence[Item]) -> FolderScores:
     """Predict a fold's held-out cases, those that are not there yet, and write their `summary.json`.
 
     A case that fails does not stop the others: see `FolderScores.failed`.
@@ -27,15 +30,18 @@ def score_fold(plan: Plan, place: Workspace, fold: int, items: Sequence[Item]) -
         plan: what the fold was trained by.
         place: where it is.
         fold: 1 … N.
-        items: its held-out cases: "image", "label" and "case_id".
+        split: its cases.
+        items: those held out: "image", "label" and "case_id".
 
     Raises:
         StateError: the fold is not trained, or was trained with another plan.
         DataError: not one case could be scored.
     """
-    trained_networks(plan, place, [fold])
-    folder = place.validation(fold)
-    predicted = predict_cases(plan, [place.network(fold)], items, folder)
+    networks, folder = trained_networks(plan, place, {fold: split}), place.validation(fold)
+    predicted = predict_cases(plan, networks, items, folder)
+    if not predicted.files:
+        told = "; ".join(f"{case}: {reason}" for case, reason in predicted.failed.items())
+        raise DataError(f"Not one held-out case of fold {fold} could be predicted: {told}.")
     wanted = {str(item["case_id"]): str(item["label"]) for item in items}
     scores = score_folder(predicted.files, wanted, plan.classes)
     scores = replace(scores, failed={**scores.failed, **predicted.failed})
@@ -49,17 +55,23 @@ def score_all(plan: Plan, place: Workspace, folds: Sequence[int]) -> FolderScore
     return merge_summaries(files, plan.classes, output=place.cross_validation)
 
 
-def decide(plan: Plan, place: Workspace, held_out: Mapping[int, Sequence[Item]]) -> Postprocessing:
+def decide(
+    plan: Plan, place: Workspace, splits: Mapping[int, Split], held_out: Mapping[int, Sequence[Item]]
+) -> Postprocessing:
     """Decide by all folds' held-out cases whether to keep largest components alone, and write `postprocessing.json`.
 
     Args:
         plan: what the folds were trained by.
         place: where they are.
-        held_out: fold → its held-out cases.
+        splits: fold → its cases.
+        held_out: fold → those held out.
 
     Raises:
-        StateError: a case has not been predicted.
+        StateError: a fold is not trained, was trained with another plan, or has not been scored.
     """
+    trained_networks(plan, place, splits)
+    if unscored := [fold for fold in splits if not (place.validation(fold) / "summary.json").is_file()]:
+        raise StateError(f"Fold {unscored[0]} is not scored; first: python -m metalr_monai evaluate {place.plan}.")
     predictions: dict[str, Path] = {}
     references: dict[str, str] = {}
     for fold, items in held_out.items():
@@ -67,27 +79,22 @@ def decide(plan: Plan, place: Workspace, held_out: Mapping[int, Sequence[Item]])
             case = str(item["case_id"])
             predictions[case] = place.validation(fold) / f"{case}.nii.gz"
             references[case] = str(item["label"])
-    if missing := [case for case, file in predictions.items() if not file.is_file()]:
-        raise StateError(
-            f"{len(missing)} of {len(predictions)} held-out cases have no prediction, {missing[0]} among them; "
-            f"evaluate the folds first: python -m metalr_monai evaluate {place.plan}."
-        )
-    decision = decide_postprocessing(predictions, references, plan.regions)
+    decision = replace(decide_postprocessing(predictions, references, plan.regions), plan=plan.identity)
     write_postprocessing(decision, place.postprocessing)
     return decision
 
 
-def trained_networks(plan: Plan, place: Workspace, folds: Sequence[int]) -> list[Path]:
-    """The networks of folds.
+def trained_networks(plan: Plan, place: Workspace, splits: Mapping[int, Split]) -> list[Path]:
+    """The networks of folds, by their numbers and cases.
 
     Raises:
         StateError: a fold is not trained, or was trained with another plan.
     """
-    for fold in folds:
-        refuse_another_plan(plan, place, fold)
+    for fold, split in splits.items():
+        refuse_another_plan(plan, place, fold, split)
         if not is_trained(place, fold):
             raise StateError(
                 f"Fold {fold} in {place.fold(fold)} is not trained; train it first: python -m metalr_monai train "
                 f"{place.plan} --fold {fold}."
             )
-    return [place.network(fold) for fold in folds]
+    return [place.network(fold) for fold in splits]

@@ -74,16 +74,6 @@ class Fingerprint:
         return _triple(np.median(self.cropped_shapes, axis=0))
 
     @property
-    def min_spacing(self) -> Triple:
-        """mm, of each axis alone."""
-        return _triple(self.spacings.min(axis=0))
-
-    @property
-    def max_spacing(self) -> Triple:
-        """mm, of each axis alone."""
-        return _triple(self.spacings.max(axis=0))
-
-    @property
     def coarse_axis(self) -> int:
         """The axis of the largest median spacing: 0, 1 or 2 for x, y or z."""
         return int(np.argmax(self.median_spacing))
@@ -124,23 +114,6 @@ class Fingerprint:
         """Plain values for JSON."""
         cases = [asdict(case) | {"voxels": {str(k): size for k, size in case.voxels.items()}} for case in self.cases]
         return {"cases": cases, "intensities": self.intensities, "hu_window": self.hu_window}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Fingerprint:
-        """Of what `to_dict` gave, by way of JSON or not.
-
-        Raises:
-            DataError: it is not what `to_dict` gives.
-        """
-        try:
-            window = content["hu_window"]
-            return cls(
-                cases=tuple(_case_facts(case) for case in content["cases"]),
-                intensities={key: float(content["intensities"][key]) for key in INTENSITIES},
-                hu_window=None if window is None else (float(window[0]), float(window[1])),
-            )
-        except (LookupError, TypeError, ValueError) as error:
-            raise DataError(f"A fingerprint is damaged ({type(error).__name__}: {error}). Plan again.") from error
 
 
 def read_fingerprint(
@@ -374,19 +347,6 @@ def _refuse_faults(faults: Sequence[Problem], cases: Sequence[str]) -> None:
     raise DataError(
         f"{len(bad)} of {len(cases)} cases cannot be planned with: {', '.join(case for case in cases if case in bad)}. "
         f"Correct them, or leave them out.\n" + "\n".join(f"  {line}" for line in lines)
-    )
-
-
-def _case_facts(fields: Mapping[str, Any]) -> CaseFacts:
-    """JSON has no tuples, and its keys are strings."""
-    return CaseFacts(
-        case=str(fields["case"]),
-        shape=_ints(fields["shape"]),
-        spacing=_triple(fields["spacing"]),
-        axcodes=str(fields["axcodes"]),
-        cropped_shape=_ints(fields["cropped_shape"]),
-        voxels={int(label): int(size) for label, size in fields["voxels"].items()},
-        clipped=None if fields["clipped"] is None else float(fields["clipped"]),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from monai.bundle import run as run_config
 
-from ..data.splits import Split, write_split
-from ..errors import OptionError, StateError, own_error
+from ..data.splits import Split, read_split, write_split
+from ..errors import OptionError, StateError, first_few, own_error
 from ..files import atomic_path
+from .file_marks import mark
 from .networks import network_config
 from .plan import NOT_TRAINING, Plan, read_plan, write_plan
 from .prepared_cases import prepared_items
@@ -46,20 +47,21 @@ def train_fold(plan: Plan, place: Workspace, fold: int, split: Mapping[str, Sequ
         Whether anything was to be done.
 
     Raises:
-        StateError: the fold was trained, or begun, with another plan.
+        StateError: the fold was trained, or begun, with another plan or other cases; or the checkpoint has changed.
         DataError: a case has not been prepared, or with another plan.
     """
     folder = place.fold(fold)
-    refuse_another_plan(plan, place, fold)
+    refuse_another_plan(plan, place, fold, split)
     if is_trained(place, fold):
         return False
+    _refuse_another_checkpoint(plan)
     parts = {
         name: prepared_items(place.prepared, split[key], plan.preprocessing_identity)
         for name, key in (("train", "train"), ("test", "val"))
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_plan(plan, folder / "plan.json")
     write_split(Split({"train": split["train"], "test": split["val"]}, f"fold {fold}"), folder / "split.json")
+    write_plan(plan, folder / "plan.json")
     bundle = bundle_of(plan)
     overlay = folder / "overlay.json"
     with atomic_path(overlay) as unfinished:
@@ -81,8 +83,8 @@ def train_fold(plan: Plan, place: Workspace, fold: int, split: Mapping[str, Sequ
     return True
 
 
-def refuse_another_plan(plan: Plan, place: Workspace, fold: int) -> None:
-    """A fold's networks are of use only together with those that were trained alike.
+def refuse_another_plan(plan: Plan, place: Workspace, fold: int, split: Mapping[str, Sequence[str]]) -> None:
+    """A fold's networks are of use only together with those that were trained alike, and on cases that it never saw.
 
     Raises:
         StateError: with what differs.
@@ -90,11 +92,22 @@ def refuse_another_plan(plan: Plan, place: Workspace, fold: int) -> None:
     file = place.fold(fold) / "plan.json"
     if not file.is_file():
         return
-    before = read_plan(file)
-    if before.identity != plan.identity:
+    before, cases = read_plan(file), file.with_name("split.json")
+    told = _differences(before, plan) if before.identity != plan.identity else ""
+    if not told and cases.is_file() and (moved := set(read_split(cases)["train"]) ^ set(split["train"])):
+        told = f"its training cases were not those of {place.splits}, {first_few(sorted(moved))} among the others"
+    if told:
         raise StateError(
-            f"Fold {fold} in {file.parent} was trained with another plan: {_differences(before, plan)}. Remove that "
-            f"folder to train it anew, restore the plan ({file} is the old one), or plan into another folder."
+            f"Fold {fold} in {file.parent} was trained with another plan: {told}. Remove that folder to train it anew, "
+            f"restore what was there ({file} is the old plan), or plan into another folder."
+        )
+
+
+def _refuse_another_checkpoint(plan: Plan) -> None:
+    if plan["checkpoint"] and mark(plan["checkpoint"])["sha256"] != plan["checkpoint_sha256"]:
+        raise StateError(
+            f"{plan['checkpoint']} is not the file that was planned with: its SHA-256 is another. Restore it, or plan "
+            f"again."
         )
 
 

@@ -65,16 +65,6 @@ def network_definition(network: str, out_channels: int, options: Mapping[str, An
     return {"_target_": CLASSES[network][0], "in_channels": 1, "out_channels": out_channels, **own}
 
 
-def build_network(plan: Plan) -> nn.Module:
-    """The network of a plan, with random weights.
-
-    Raises:
-        OptionError: its options are not such that there can be one.
-    """
-    network = str(plan["network"])
-    return build(network, len(plan.regions), {name: plan[name] for name in OPTIONS[network]})
-
-
 def build(network: str, out_channels: int, options: Mapping[str, Any]) -> nn.Module:
     """The network that `network_definition` describes.
 

@@ -13,6 +13,7 @@ from ..settings import Rule, check_settings
 from .networks import CLASSES, DYNUNET, OPTIONS, divisors, on_meta_device, patch_fault
 
 EVALUATED: Final = ("$", "@", "%")  # what MONAI takes for expressions and references
+MOST_LABEL: Final = 255  # label maps are uint8
 FAMILIES: Final = ("checkpoint", "scratch")
 
 
@@ -164,11 +165,20 @@ def _faults_of_passes(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _faults_of_outputs(regions: Mapping[str, Any], output_values: list[Any]) -> Iterator[str]:
+    values = [value for of_region in regions.values() if isinstance(of_region, list) for value in of_region]
+    if high := [value for value in values if _whole(MOST_LABEL + 1)(value)]:
+        yield f"regions has the label {high[0]}; expected label values of at most {MOST_LABEL}."
     if len(output_values) != len(regions) or not all(map(_whole(1), output_values)):
         yield (
             f"output_values is {output_values!r}; expected a label value, 1 or more, for each of the {len(regions)} "
             f"regions ({', '.join(regions)})."
         )
+        return
+    for (name, of_region), value in zip(regions.items(), output_values, strict=True):
+        if isinstance(of_region, list) and value not in of_region:
+            yield f"output_values has {value} for {name!r}, whose label values are {of_region}; expected one of those."
+    if len({*output_values}) < len(output_values):
+        yield f"output_values is {output_values!r}; expected different values, or one region would become another."
 
 
 def _network_faults(values: Mapping[str, Any], out_channels: int) -> Iterator[str]:

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -73,12 +72,14 @@ class Postprocessing:
         steps: all that were weighed, in the order in which they are applied.
         cases: number of cases it was decided on.
         failed: case → why it could not be used.
+        plan: identity of the plan whose networks made the predictions; "" where that is not known.
     """
 
     regions: Regions
     steps: tuple[Step, ...]
     cases: int
     failed: Mapping[str, str]
+    plan: str = ""
 
     @property
     def ok(self) -> bool:
@@ -100,10 +101,6 @@ class Postprocessing:
         """Region → mean Dice after all steps taken."""
         last = self.steps[-1]
         return last.dice_after if last.taken else last.dice_before
-
-    def transforms(self, keys: KeysCollection) -> list[LargestComponentd]:
-        """The steps to apply to label maps (1, H, W, D) that hold the data set's own labels; none where none helps."""
-        return [LargestComponentd(keys, step.labels) for step in self.taken]
 
 
 def decide_postprocessing(
@@ -160,6 +157,7 @@ def read_postprocessing(path: str | PathLike[str]) -> Postprocessing:
             steps=tuple(_read_step(step) for step in content["steps"]),
             cases=int(content["cases"]),
             failed={str(case): str(reason) for case, reason in content["failed"].items()},
+            plan=str(content["plan"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

@@ -269,12 +269,12 @@ def _make(item: Mapping[str, Any], folder: Path, identity: str, settings: Settin
     image, label = _on_grid(item, settings)
     # bool, since of a uint8 label MONAI takes every voxel for background
     foreground, background = (places.numpy() for places in map_binary_to_indices(label > 0))
-    thinned = background[:: -(-len(background) // MOST_BACKGROUND) or 1]
+    even = np.linspace(0, len(background) - 1, min(len(background), MOST_BACKGROUND)).astype(np.int64)
     arrays = {
         "image.npy": np.asfortranarray(image.numpy()[0]),
         "label.npy": np.asfortranarray(label.numpy()[0]),
         "foreground.npy": foreground.astype(np.int32),
-        "background.npy": thinned.astype(np.int32),
+        "background.npy": background[even].astype(np.int32),
     }
     marks = {
         "version": VERSION,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.ct_lists import Item, data_list
-from ..errors import OptionError
+from ..errors import DataError, OptionError, StateError
 from ..evaluation.nnunet_summary import FolderScores
 from .case_prediction import Predicted, predict_cases
 from .cross_validation import decide, score_all, score_fold, trained_networks
@@ -18,7 +18,7 @@ from .fold_training import train_fold
 from .input_cases import input_cases
 from .nnunet_files import Fold, read_folds
 from .plan import Plan, read_plan
-from .postprocessing import Postprocessing, read_postprocessing
+from .postprocessing import Postprocessing, Step, read_postprocessing
 from .prepared_cases import PreparedCases, prepare_cases
 from .workspace import Workspace, workspace
 
@@ -88,16 +88,33 @@ class Stages:
         """The cases that a fold's network has not seen."""
         return [self.items[case] for case in self.folds[fold - 1]["val"]]
 
+    def splits(self, numbers: Sequence[int]) -> dict[int, Fold]:
+        """Fold → its cases."""
+        return {number: self.folds[number - 1] for number in numbers}
+
     def evaluate(self, fold: int | str = "all") -> FolderScores:
-        """Scores of folds' held-out cases, and of all folds together where all are asked for."""
-        numbers = self.numbers(fold)
-        trained_networks(self.plan, self.place, numbers)
-        scores = [score_fold(self.plan, self.place, number, self.held_out(number)) for number in numbers]
-        return score_all(self.plan, self.place, numbers) if fold == "all" else scores[0]
+        """Scores of folds' held-out cases, and of all folds together where all are asked for.
+
+        Raises:
+            DataError: not one case of a fold could be scored; the other folds are.
+        """
+        splits = self.splits(self.numbers(fold))
+        trained_networks(self.plan, self.place, splits)
+        scores: list[FolderScores] = []
+        faults: list[str] = []
+        for number, split in splits.items():
+            try:
+                scores.append(score_fold(self.plan, self.place, number, split, self.held_out(number)))
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        return score_all(self.plan, self.place, list(splits)) if fold == "all" else scores[0]
 
     def postprocess(self) -> Postprocessing:
         """What to keep of a prediction, by all held-out cases."""
-        return decide(self.plan, self.place, {number: self.held_out(number) for number in self.numbers("all")})
+        splits = self.splits(self.numbers("all"))
+        return decide(self.plan, self.place, splits, {number: self.held_out(number) for number in splits})
 
     def predict(self, images: Path, output: Path, *, fold: int | str = "all", mirroring: bool = True) -> Predicted:
         """Label maps of a folder's images, by the mean of the folds' networks, and post-processed as was decided.
@@ -107,12 +124,29 @@ class Stages:
             output: folder of the label maps.
             fold: one alone, or "all".
             mirroring: False predicts without mirrored copies, also where the plan has them.
+
+        Raises:
+            OptionError: the label maps would lie among the images.
+            StateError: a fold is not trained, or something was made by another plan.
         """
-        networks = trained_networks(self.plan, self.place, self.numbers(fold))
-        keep: list[Sequence[int]] = []
-        if self.place.postprocessing.is_file():
-            keep = [step.labels for step in read_postprocessing(self.place.postprocessing).taken]
-        return predict_cases(self.plan, networks, input_cases(images), output, keep=keep, mirroring=mirroring)
+        if images.resolve() == output.resolve():
+            raise OptionError(f"{images} is to be predicted and written into; name another folder for the label maps.")
+        networks = trained_networks(self.plan, self.place, self.splits(self.numbers(fold)))
+        keep = [step.labels for step in self._postprocessing()]
+        items, unreadable = input_cases(images)
+        found = predict_cases(self.plan, networks, items, output, keep=keep, mirroring=mirroring)
+        return Predicted(found.files, {**unreadable, **found.failed})
+
+    def _postprocessing(self) -> Sequence[Step]:
+        if not self.place.postprocessing.is_file():
+            return ()
+        decision = read_postprocessing(self.place.postprocessing)
+        if decision.plan != self.plan.identity:
+            raise StateError(
+                f"{self.place.postprocessing} was decided for another plan. Decide again: python -m metalr_monai "
+                f"postprocess {self.place.plan}; or remove it, to keep predictions as they are."
+            )
+        return decision.taken
 
 
 def open_plan(plan: str | Path) -> Stages:

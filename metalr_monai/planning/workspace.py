@@ -27,6 +27,11 @@ class Workspace:
         return self.folder / "dataset_fingerprint.json"
 
     @property
+    def facts(self) -> Path:
+        """The whole fingerprint: besides nnU-Net's orientations, class sizes and what the window clips, by case."""
+        return self.folder / "fingerprint.json"
+
+    @property
     def splits(self) -> Path:
         """nnU-Net's `splits_final.json`."""
         return self.folder / "splits_final.json"
@@ -60,6 +65,6 @@ class Workspace:
 
 
 def workspace(plan: str | Path) -> Workspace:
-    """The workspace of a plan: the path of its `plan.json`, or of the folder with one."""
+    """The workspace of a plan: the path of its file, which ends in `.json`, or of the folder with `plan.json`."""
     path = Path(plan).expanduser().absolute()
-    return Workspace(path / "plan.json" if path.is_dir() else path)
+    return Workspace(path if path.suffix == ".json" and not path.is_dir() else path / "plan.json")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from liver_ct_bundle import (
     BLOCKS,
     CONFIGS,
@@ -21,6 +22,8 @@ from liver_ct_bundle import (
     run,
     weights,
 )
+from monai.bundle import ConfigParser
+from monai.losses import DiceLoss
 from two_ranks import needs_gloo
 
 from metalr_monai import GenesisUNet3D
@@ -147,6 +150,19 @@ def test_tumours_and_soft_dice_are_a_key_each(data: Path, tmp_path: Path) -> Non
     assert (
         report["epochs"][0]["train_loss"] < 1
     )  # soft Dice has no more; with cross-entropy an untrained network is above
+
+
+@pytest.mark.parametrize("regions", [{"liver": [1, 2]}, {"liver": [1, 2], "tumour": [2]}])
+def test_the_loss_is_soft_dice_and_binary_cross_entropy_of_each_region(regions: dict[str, list[int]]) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "train.json"))
+    parser["regions"] = regions
+    torch.manual_seed(0)
+    logits = torch.randn(2, len(regions), 4, 4, 4)
+    target = (torch.rand_like(logits) > 0.7).float()
+    dice = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0, batch=True)(logits, target)
+    expected = dice + torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+    torch.testing.assert_close(parser.get_parsed_content("loss")(logits, target), expected)
 
 
 def test_the_size_for_two_cores_trains(data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from metalr_monai.planning.fingerprint import CaseFacts, Fingerprint
+from metalr_monai.planning.networks import OPTIONS, build
 from metalr_monai.planning.plan import Choice, Plan
 
 REGIONS = {"liver": [1, 2], "tumour": [2]}
@@ -68,3 +69,9 @@ def plan(choices=None, **changes):
         choices={name: Choice(value, f"why {name}") for name, value in values.items()},
     )
     return replace(made, **changes)
+
+
+def build_planned(planned):
+    """The network that a plan describes, with random weights."""
+    network = planned["network"]
+    return build(network, len(planned.regions), {name: planned[name] for name in OPTIONS[network]})

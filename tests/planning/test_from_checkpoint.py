@@ -10,13 +10,13 @@ import torch
 from monai.bundle import ConfigParser
 from monai.losses import DiceLoss
 from monai.networks.nets import DynUNet, resnet18
-from small_plan import REGIONS, fingerprint, plan
+from small_plan import REGIONS, build_planned, fingerprint, plan
 
 from metalr_monai import GenesisUNet3D, blocks, check_settings, genesis_small_file
 from metalr_monai.errors import OptionError, StateError, WeightsError
 from metalr_monai.planning.from_checkpoint import plan_from_checkpoint
 from metalr_monai.planning.input_contract import read_contract
-from metalr_monai.planning.networks import build_network, dynunet_options, dynunet_options_of, network_config
+from metalr_monai.planning.networks import dynunet_options, dynunet_options_of, network_config
 from metalr_monai.planning.plan import Plan, read_plan, write_plan
 from metalr_monai.planning.topology import levels
 
@@ -49,7 +49,9 @@ def dynunet_file(folder, beside=None, **changes):
 
 
 def choices(data, path, regions=REGIONS, **options):
-    return plan_from_checkpoint(data, checkpoint=path, regions=regions, **{"memory_gb": 4, **options})
+    return plan_from_checkpoint(
+        data, checkpoint=path, regions=regions, **{"memory_gb": 4, "bfloat16": False, **options}
+    )
 
 
 # ---------------------------------------------------------------------- the contract
@@ -290,7 +292,7 @@ def test_the_bundles_config_gets_the_network_that_is_planned_with_its_blocks_and
     planned = whole_plan(choices(fingerprint(), path))
     config = network_config(planned)
     from_config = ConfigParser(config).get_parsed_content("network_def")
-    network = build_network(planned)
+    network = build_planned(planned)
     assert str(from_config) == str(network)
     found = blocks(network, config["blocks"])
     assert sum(map(len, found.values())) == len(list(network.parameters()))
@@ -312,5 +314,5 @@ def test_the_plan_has_the_checkpoints_content_in_its_identity(tmp_path):
 def test_precision_is_bfloat16_where_the_machine_gains_by_it_and_nothing_is_asked_for(tmp_path, monkeypatch, gains):
     monkeypatch.setattr("metalr_monai.planning.shared_choices.gains_by_bfloat16", lambda: gains)
     data, path = fingerprint(), genesis_file(tmp_path)
-    assert choices(data, path)["bfloat16"].value is gains
+    assert choices(data, path, bfloat16=None)["bfloat16"].value is gains
     assert choices(data, path, bfloat16=not gains)["bfloat16"].value is not gains

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import ScaleIntensityRange
-from small_plan import INTENSITIES, REGIONS, fingerprint, plan
+from small_plan import INTENSITIES, REGIONS, build_planned, fingerprint, plan
 
 from metalr_monai import blocks, param_groups
 from metalr_monai.errors import OptionError
 from metalr_monai.planning.from_scratch import plan_from_scratch
 from metalr_monai.planning.memory import training_memory
-from metalr_monai.planning.networks import build, build_network, network_config
+from metalr_monai.planning.networks import build, network_config
 from metalr_monai.planning.plan import Plan, read_plan, write_plan
 from metalr_monai.planning.topology import largest_topology, levels, median_shape, target_spacing
 
 
 def choices(data, **options):
-    return plan_from_scratch(data, **{"regions": REGIONS, "memory_gb": 2, **options})
+    return plan_from_scratch(data, **{"regions": REGIONS, "memory_gb": 2, "bfloat16": False, **options})
 
 
 def whole_plan(found):
@@ -181,7 +181,7 @@ def test_options_that_dynunet_refuses_are_refused_when_the_plan_is_read():
 
 def test_each_level_of_encoder_and_decoder_is_a_block_and_so_is_the_head():
     planned = whole_plan(choices(fingerprint(shape=(64, 64, 64))))
-    network, config = build_network(planned), network_config(planned)
+    network, config = build_planned(planned), network_config(planned)
     count = len(planned["network_options"]["strides"])
     found = blocks(network, config["blocks"])
     assert len(found) == count + (count - 1) + 1

@@ -135,15 +135,23 @@ def test_a_damaged_prepared_case_is_made_anew_when_it_is_verified(copied: Path) 
 def test_a_run_that_is_killed_twice_goes_on_without_its_finished_folds(
     scans: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    words = ["run-all", *words_of(scans, tmp_path / "plan.json", checkpoint, iterations=8)]
+    given = words_of(scans, tmp_path / "plan.json", checkpoint)
+    assert main(["plan", *given]) == 0
+    plan = read_plan(tmp_path / "plan.json")
+    epochs = {
+        name: Choice(value, "for a test") for name, value in (("passes", 1), ("epochs", 12), ("val_interval", 12))
+    }
+    write_plan(replace(plan, choices={**plan.choices, **epochs}), tmp_path / "plan.json")
+    words = ["run-all", *given]
     first, second = (tmp_path / "folds" / f"fold_{number}" for number in (1, 2))
-    for moment in (first / "resume_checkpoint_1.pt", second / "overlay.json"):
+    for moment in (first / "resume_checkpoint_2.pt", second / "resume_checkpoint_1.pt"):
         _killed_at(words, moment)
     finished = (first / "model/model.pt").stat().st_mtime_ns
     assert main(words) == 0
     assert (first / "model/model.pt").stat().st_mtime_ns == finished
-    report = json.loads((first / "run_report.json").read_text())
-    assert report["resumed_after_epochs"] and len(report["epochs"]) == report["max_epochs"]
+    for fold in (first, second):
+        report = json.loads((fold / "run_report.json").read_text())
+        assert 0 < report["resumed_after_epochs"][0] < report["max_epochs"] == len(report["epochs"]) == 12
     assert (tmp_path / "cross_validation/summary.json").is_file()
 
 
@@ -176,7 +184,7 @@ def test_data_that_has_changed_is_refused_before_anything_is_trained(
 def test_a_fold_of_another_plan_is_refused_with_what_differs(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = read_plan(copied / "plan.json")
     write_plan(replace(plan, choices={**plan.choices, "lr": Choice(0.005, "by hand")}), copied / "plan.json")
-    for verb in (["train"], ["evaluate"]):
+    for verb in (["train"], ["evaluate"], ["postprocess"]):
         assert main([*verb, str(copied / "plan.json")]) == 2
         assert "lr was 0.01 and is 0.005" in capsys.readouterr().err
 
@@ -212,8 +220,9 @@ def test_a_fold_must_be_there_and_trained(copied: Path, capsys: pytest.CaptureFi
     assert main(["train", str(copied), "--fold", "3"]) == 2
     assert "expected all, or one of 1 … 2" in capsys.readouterr().err
     shutil.rmtree(copied / "folds/fold_2")
-    assert main(["evaluate", str(copied)]) == 2
-    assert "Fold 2" in capsys.readouterr().err
+    for verb in ("evaluate", "postprocess"):
+        assert main([verb, str(copied)]) == 2
+        assert "Fold 2" in capsys.readouterr().err
 
 
 def test_cases_that_are_not_prepared_are_named(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,3 +271,116 @@ def test_a_plan_cannot_carry_code(copied: Path, capsys: pytest.CaptureFixture[st
     (copied / "plan.json").write_text(json.dumps(content), encoding="utf-8")
     assert main(["train", str(copied)]) == 2
     assert "MONAI would evaluate" in capsys.readouterr().err
+
+
+def test_a_fold_is_not_scored_on_cases_that_it_was_trained_on(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folds = json.loads((copied / "splits_final.json").read_text())
+    folds[0]["val"], folds[1]["val"] = folds[1]["val"], folds[0]["val"]
+    folds[0]["train"], folds[1]["train"] = folds[1]["train"], folds[0]["train"]
+    (copied / "splits_final.json").write_text(json.dumps(folds), encoding="utf-8")
+    for verb in ("train", "evaluate", "postprocess"):
+        assert main([verb, str(copied)]) == 2
+        assert "its training cases were not those of" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_has_changed_since_is_refused(
+    copied: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / "folds")
+    other = copied / "other.pt"
+    torch.save({name: tensor + 1 for name, tensor in torch.load(checkpoint, weights_only=True).items()}, other)
+    plan = read_plan(copied / "plan.json")
+    write_plan(replace(plan, choices={**plan.choices, "checkpoint": Choice(str(other), "moved")}), copied / "plan.json")
+    assert main(["train", str(copied), "--fold", "1"]) == 2
+    assert "its SHA-256 is another" in capsys.readouterr().err
+
+
+def test_masks_of_other_networks_or_settings_are_not_taken_for_done(
+    done: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(done), str(scans / "imagesTr"), str(tmp_path / "masks")]
+    assert main(["predict", *words, "--fold", "1"]) == 0
+    assert main(["predict", *words, "--fold", "1"]) == 0
+    assert main(["predict", *words]) == 2
+    assert "label maps that were made otherwise" in capsys.readouterr().err
+    assert main(["predict", str(done), str(scans / "imagesTr"), str(scans / "imagesTr")]) == 2
+    assert "name another folder" in capsys.readouterr().err
+
+
+def test_a_decision_for_another_plan_is_not_applied(
+    copied: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((copied / "postprocessing.json").read_text())
+    (copied / "postprocessing.json").write_text(json.dumps({**content, "plan": "another"}), encoding="utf-8")
+    assert main(["predict", str(copied), str(scans / "imagesTr"), str(tmp_path / "masks")]) == 2
+    assert "was decided for another plan" in capsys.readouterr().err
+
+
+def test_unreadable_and_nan_images_are_named_and_the_others_predicted(
+    done: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = Path(shutil.copytree(scans / "imagesTr", tmp_path / "images"))
+    (images / "volume-0_0000.nii.gz").write_bytes(b"no image")
+    image = nib.load(images / "volume-1_0000.nii.gz")
+    voxels = np.asarray(image.dataobj, np.float32)
+    voxels[20, 20, 10] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), images / "volume-1_0000.nii.gz")
+    assert main(["predict", str(done), str(images), str(tmp_path / "masks"), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer["failed"]) == {"volume-0", "volume-1"} and len(answer["files"]) == 2
+    assert "NaN" in answer["failed"]["volume-1"]
+
+
+def test_what_is_no_ct_or_has_a_region_in_no_training_case_is_not_planned(
+    scans: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(scans, tmp_path / scans.name))
+    info = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**info, "channel_names": {"0": "T2"}}), encoding="utf-8")
+    assert main(["plan", *words_of(other, tmp_path / "plan.json", checkpoint)]) == 2
+    assert "expected CT alone" in capsys.readouterr().err
+    labels = {"background": 0, "liver": 1, "tumour": 2, "vessel": 3}
+    (other / "dataset.json").write_text(json.dumps({**info, "labels": labels}), encoding="utf-8")
+    assert main(["plan", *words_of(other, tmp_path / "plan.json", checkpoint)]) == 2
+    assert "The region 'vessel'" in capsys.readouterr().err
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_folds_that_are_there_are_taken_and_must_have_every_case(
+    done: Path, scans: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = json.loads((done / "splits_final.json").read_text())
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds[::-1]), encoding="utf-8")
+    words = words_of(scans, tmp_path / "plan.json", checkpoint)
+    assert main(["plan", *words[: words.index("--folds")]]) == 0
+    assert json.loads((tmp_path / "splits_final.json").read_text()) == folds[::-1]
+    (tmp_path / "plan.json").unlink()
+    assert main(["plan", *words[: words.index("--folds")], "--folds", "3"]) == 2
+    assert "has 2. Remove" in capsys.readouterr().err
+    lost = folds[0]["val"].pop()
+    folds[1]["train"].remove(lost)
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds), encoding="utf-8")
+    assert main(["plan", *words]) == 2
+    assert f"{lost} in no fold" in capsys.readouterr().err
+
+
+def test_an_output_without_ending_is_the_workspace_s_folder(scans: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["plan", *words_of(scans, tmp_path / "new", checkpoint)]) == 0
+    assert (tmp_path / "new/plan.json").is_file()
+    facts = json.loads((tmp_path / "new/fingerprint.json").read_text())
+    assert len(facts["cases"]) == 4 and facts["cases"][0]["axcodes"]
+
+
+def test_nnu_net_s_files_are_written_and_inspected(
+    scans: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "Dataset007_Copy"
+    assert main(["export-nnunet", "nnunet", str(scans), str(out), "--labels", "liver=1+2; tumour=2"]) == 0
+    info = json.loads((out / "dataset.json").read_text())
+    assert info["labels"] == {"background": 0, "liver": [1, 2], "tumour": 2} and info["regions_class_order"] == [1, 2]
+    assert len(list((out / "imagesTr").iterdir())) == 4
+    capsys.readouterr()
+    assert main(["inspect", str(done / "dataset_fingerprint.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    spacing = json.loads((done / "dataset_fingerprint.json").read_text())["spacings"][0]
+    assert found["spacings"][0] == spacing[::-1]
