@@ -54,7 +54,7 @@ test-label: .venv-label
 
 # against the real nnU-Net, about eight minutes
 test-nnunet: .venv-nnunet
-	$(NNUNET_BIN)/python -m pytest -o addopts= -q --import-mode=importlib tests/nnunet
+	$(NNUNET_BIN)/python -m pytest -o addopts= -q tests/nnunet
 
 bench: .venv
 	$(BIN)/python benchmarks/step_cost.py

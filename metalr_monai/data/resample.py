@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.data.utils import AFFINE_TOL
+from monai.data.utils import AFFINE_TOL, to_affine_nd
 from monai.networks.utils import to_norm_affine
 from monai.transforms import Spacingd, SpatialResample
 from monai.utils import TraceKeys, ensure_tuple
@@ -182,9 +182,12 @@ class _Change:
         if not isinstance(img, MetaTensor) or spatial_size is None:
             return None
         old, new = tuple(img.shape[1:]), tuple(int(size) for size in spatial_size)
-        src = img.peek_pending_affine().to("cpu", torch.float64)
+        # that of an image (C, H, W) may have a third axis
+        src = to_affine_nd(len(old), img.peek_pending_affine().to("cpu", torch.float64))
         # by numpy, as MONAI does: then affines are equal to the last bit
-        xform = torch.from_numpy(np.linalg.solve(src.numpy(), torch.as_tensor(dst_affine).to(src).numpy()))
+        xform = torch.from_numpy(
+            np.linalg.solve(src.numpy(), to_affine_nd(len(old), torch.as_tensor(dst_affine).to(src)).numpy())
+        )
         if old == new and torch.allclose(xform, torch.eye(len(xform)).to(xform), atol=AFFINE_TOL):
             return None
         rank = len(old)

@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,8 @@ class nnUNetTrainerMetaLR(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is un
 
     The gradient by which rates are judged is that of the next training batch, after nnU-Net's clipping, which costs no
     pass. `nnUNet_metalr='{"one_pass": false}'` takes another batch of the training data for it, which doubles a step.
-    This environment variable holds any options of `metalr_monai.MetaLR` as JSON, on top of `OPTIONS`.
+    This environment variable holds any options of `metalr_monai.MetaLR` as JSON, on top of `OPTIONS`; `--c` and `--val`
+    need it as it was.
 
     Attributes:
         tuner: the `MetaLR`, from `initialize` on.
@@ -73,17 +75,19 @@ class nnUNetTrainerMetaLR(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is un
         Raises:
             OptionError: the environment variable `nnUNet_metalr` holds no options of MetaLR.
         """
-        options = _options()
+        self._options = _options()
         super().initialize()
         # The network has its wrappers by now: torch.compile, DDP.
         self.tuner = MetaLR(
-            self.optimizer, self.network, scaler=self.grad_scaler, schedule=self._common_rate, **options
+            self.optimizer, self.network, scaler=self.grad_scaler, schedule=self._common_rate, **self._options
         )
         if not self.tuner.options.one_pass:
             self.tuner.meta_loss = self._meta_loss
         self.rates = RateHistory(self.tuner.names)
         self._carry_state()
-        self.print_to_log_file(f"MetaLR learns the rates of these blocks with {options}:\n{self.tuner.describe()}")
+        self.print_to_log_file(
+            f"MetaLR learns the rates of these blocks with {self._options}:\n{self.tuner.describe()}"
+        )
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Log the epoch's rates; they are in the checkpoint that nnU-Net may write after the validation."""
@@ -106,7 +110,7 @@ class nnUNetTrainerMetaLR(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is un
         """The loss of another training batch, as in nnU-Net's `train_step`."""
         batch = next(self.dataloader_train)
         data, target = _on_device(batch["data"], self.device), _on_device(batch["target"], self.device)
-        with autocast(self.device.type, enabled=self.device.type == "cuda"):
+        with autocast(self.device.type) if self.device.type == "cuda" else nullcontext():
             loss: Tensor = self.loss(self.network(data), target)
         return loss
 
@@ -125,13 +129,20 @@ class nnUNetTrainerMetaLR(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is un
         """Let nnU-Net's checkpoints, which hold the optimizer's state, hold the tuner's with it."""
 
         def add(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-            return {**state, _STATE_KEY: {"tuner": self.tuner.state_dict(), "rates": self.rates.state_dict()}}
+            own = {"tuner": self.tuner.state_dict(), "rates": self.rates.state_dict(), "options": self._options}
+            return {**state, _STATE_KEY: own}
 
         def take(optimizer: Optimizer, state: dict[str, Any]) -> None:
             if _STATE_KEY not in state:
                 raise StateError(
                     "The checkpoint has no rates of MetaLR: another trainer wrote it. "
                     "To start from its weights, give it to -pretrained_weights instead of --c."
+                )
+            before = state[_STATE_KEY]["options"]
+            if before != self._options:
+                raise StateError(
+                    f"The checkpoint was trained with the options {json.dumps(before)}, and now they are "
+                    f"{json.dumps(self._options)}. Set {OPTIONS_VARIABLE} to the former."
                 )
             loaded.update(state[_STATE_KEY])
 

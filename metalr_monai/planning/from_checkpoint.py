@@ -7,6 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
+from ..errors import OptionError
+from ..handlers.final_model import trained_settings
 from ..weights.load import load_weights
 from ..weights.report import percent
 from .fingerprint import Fingerprint
@@ -94,6 +96,14 @@ def plan_from_checkpoint(
 
 def _network_choices(contract: InputContract, out_channels: int) -> dict[str, Choice]:
     """The network, filled once, so that a checkpoint that does not fit is refused now."""
+    beside = trained_settings(contract.checkpoint, activation=None, channels=(), axcodes="RAS")
+    if beside["activation"] == "softmax" and len(beside["channels"]) == out_channels:
+        raise OptionError(
+            f"{contract.checkpoint} tells {', '.join(beside['channels'])} by a softmax; its last layer, of as many "
+            f"outputs as there are regions, would be taken for theirs. Take output_block out of the file, "
+            f"or plan other regions."
+        )
+    turned = "" if beside["axcodes"] else "; it learned from images as their files have them, and here sees them in RAS"
     report = load_weights(build(contract.network, out_channels, contract.options), contract.checkpoint)
     name = Path(contract.checkpoint).name
     reasons = {
@@ -107,7 +117,7 @@ def _network_choices(contract: InputContract, out_channels: int) -> dict[str, Ch
         "checkpoint": Choice(
             contract.checkpoint,
             f"as given; {percent(report.coverage)} of the parameters are loaded, "
-            f"{percent(report.coverage_without_head)} without the head",
+            f"{percent(report.coverage_without_head)} without the head{turned}",
         ),
         "checkpoint_sha256": Choice(contract.sha256, "of the file: a fold is trained from this content"),
     }

@@ -129,7 +129,7 @@ def _read(file: Path, trust_pickle: bool) -> _Trained:
             dataset=init["dataset_json"],
             mirrored=content.get("inference_allowed_mirroring_axes") or (),
         )
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{file} is no checkpoint of nnU-Net 2: it has no {error}. Expected what nnUNetv2_train writes."
         ) from error

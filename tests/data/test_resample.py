@@ -186,3 +186,14 @@ def test_it_needs_the_memory_of_its_output_and_of_a_few_slabs():
     told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout
     needed, output = map(int, told.split())
     assert 0.9 * output < needed < output + 8 * 4 * SLAB
+
+
+@pytest.mark.parametrize("affine", [None, torch.diag(torch.tensor([0.5, 0.8, 1.0]))])
+def test_an_image_has_the_affine_of_two_axes_or_of_three(affine):
+    image = MetaTensor(torch.rand(1, 13, 9), affine=affine)
+    ours, theirs = (
+        kind("image", (0.7, 1.3), mode="bilinear")({"image": image.clone()})["image"]
+        for kind in (AxisSpacingd, Spacingd)
+    )
+    assert torch.equal(ours.affine, theirs.affine)
+    torch.testing.assert_close(ours.as_tensor(), theirs.as_tensor(), atol=1e-5, rtol=0)

@@ -68,7 +68,7 @@ def test_a_stopped_training_goes_on_with_its_rates(interrupted: list[str], train
 
 def test_nnunet_writes_the_rates_into_its_log_and_validates(trained: Path) -> None:
     log = log_of(trained)
-    assert "MetaLR learns the rates of these blocks" in log
+    assert "MetaLR learns rates, with" in log
     assert "MetaLR: 1.00e-02 became encoder.stages.0" in log
     assert "WARNING" not in log
     assert "foreground_mean" in json.loads((trained / "validation" / "summary.json").read_text(encoding="utf-8"))
@@ -243,6 +243,17 @@ def test_another_trainers_checkpoint_is_refused(short: MakeTrainer, tmp_path: Pa
     short("nnUNetTrainerShort").save_checkpoint(str(tmp_path / "stock.pth"))
     with pytest.raises(StateError, match="give it to -pretrained_weights instead of --c"):
         short().load_checkpoint(str(tmp_path / "stock.pth"))
+
+
+def test_a_training_goes_on_with_its_own_options_alone(
+    short: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_metalr", '{"beta": 0.2}')
+    short().save_checkpoint(str(tmp_path / "own.pth"))
+    short().load_checkpoint(str(tmp_path / "own.pth"))
+    monkeypatch.delenv("nnUNet_metalr")
+    with pytest.raises(StateError, match=r'"beta": 0\.2.*Set nnUNet_metalr to the former'):
+        short().load_checkpoint(str(tmp_path / "own.pth"))
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,16 @@ def test_the_plan_has_the_checkpoints_content_in_its_identity(tmp_path):
     assert prod(first["patch_size"]) == 64 * 64 * 32
 
 
+def test_a_softmax_of_as_many_outputs_is_not_taken_for_the_regions(tmp_path):
+    path = genesis_file(tmp_path)
+    settings = {"activation": "softmax", "channels": ["background", "liver"], "axcodes": None}
+    path.with_suffix(".json").write_text(json.dumps(settings))
+    with pytest.raises(OptionError, match="tells background, liver by a softmax"):
+        choices(fingerprint(), path)
+    path.with_suffix(".json").write_text(json.dumps({**settings, "channels": ["background", "liver", "tumour"]}))
+    assert "here sees them in RAS" in choices(fingerprint(), path)["checkpoint"].reason
+
+
 @pytest.mark.parametrize("gains", [True, False])
 def test_precision_is_bfloat16_where_the_machine_gains_by_it_and_nothing_is_asked_for(tmp_path, monkeypatch, gains):
     monkeypatch.setattr("metalr_monai.planning.shared_choices.gains_by_bfloat16", lambda: gains)
