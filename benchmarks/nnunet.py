@@ -110,8 +110,7 @@ def prepare(side: Side) -> dict[str, float]:
     theirs = side.theirs(
         command, "-d", side.number, "-c", "3d_fullres", "-npfp", 2, "-np", 2, "--verify_dataset_integrity"
     )
-    ours = side.ours("plan", "nnunet", side.raw, "--output", side.work / "plan.json")
-    ours += side.ours("preprocess", side.work / "plan.json")
+    ours = side.ours("plan", "nnunet", side.raw, "--output", side.work / "plan.json", "--and-preprocess")
     return {"nnU-Net, s": theirs, "here, s": ours, "nnU-Net ÷ here": theirs / ours}
 
 

@@ -33,6 +33,7 @@ def plan(
     precision: str = "auto",
     check: str = "voxels",
     workers: int | None = None,
+    and_preprocess: bool = False,
 ) -> Answer:
     """Look through a data set and write down how a network is trained on it, with the reason of every value.
 
@@ -48,6 +49,7 @@ def plan(
     --precision: float32, bfloat16, or auto for bfloat16 on a CPU that computes in it, which takes 0.6 of the time.
     --check: voxels, headers or none: how closely the data are looked at for what would spoil a training.
     --workers: threads.
+    --and-preprocess: preprocess at once.
     """
     place = workspace(output)
     made = make_plan(
@@ -68,7 +70,11 @@ def plan(
     about = {"plan": str(place.plan), "family": made.family, "values": made.values, "warnings": warnings}
     unusual = ["", "The data can be trained on, but:", *(f"  {line}" for line in warnings)] if warnings else []
     rows = [str(made), *unusual, "", f"Written to {place.plan}; edit its values, if you know better."]
-    return Answer(about, "\n".join(rows))
+    planned = Answer(about, "\n".join(rows))
+    if not and_preprocess:
+        return planned
+    done = preprocess(output, workers=workers)
+    return Answer({**planned.data, **done.data}, f"{planned.text}\n{done.text}", done.ok)
 
 
 def preprocess(plan: str, *, verify: bool = False, workers: int | None = None) -> Answer:

@@ -365,7 +365,8 @@ def test_folds_that_are_there_are_taken_and_must_have_every_case(
 
 
 def test_an_output_without_ending_is_the_workspace_s_folder(scans: Path, checkpoint: Path, tmp_path: Path) -> None:
-    assert main(["plan", *words_of(scans, tmp_path / "new", checkpoint)]) == 0
+    assert main(["plan", *words_of(scans, tmp_path / "new", checkpoint), "--and-preprocess"]) == 0
+    assert len(list((tmp_path / "new/preprocessed").iterdir())) == 4
     assert (tmp_path / "new/plan.json").is_file()
     facts = json.loads((tmp_path / "new/fingerprint.json").read_text())
     assert len(facts["cases"]) == 4 and facts["cases"][0]["axcodes"]
