@@ -45,7 +45,7 @@ lint: .venv
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 	$(BIN)/coverage report --include='metalr_monai/rates/*,metalr_monai/handlers/*' --fail-under=95 --format=total
 
 # a real server on 127.0.0.1, about ten minutes

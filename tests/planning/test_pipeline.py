@@ -132,27 +132,33 @@ def test_a_damaged_prepared_case_is_made_anew_when_it_is_verified(copied: Path) 
     assert image.read_bytes() == content
 
 
-def test_a_run_that_is_killed_twice_goes_on_without_its_finished_folds(
-    scans: Path, checkpoint: Path, tmp_path: Path
+def test_ten_scans_in_five_folds_killed_twice_go_on_without_the_finished_folds(
+    checkpoint: Path, tmp_path: Path
 ) -> None:
-    given = words_of(scans, tmp_path / "plan.json", checkpoint)
+    write_lits_phantoms(tmp_path / "lits", 10, size=(40, 40, 24), progress=False)
+    given = ["lits", str(tmp_path / "lits"), "--output", str(tmp_path / "plan.json"), "--bundle", BUNDLE]
+    given += ["--checkpoint", str(checkpoint), "--memory", "2"]
     assert main(["plan", *given]) == 0
     plan = read_plan(tmp_path / "plan.json")
     epochs = {
-        name: Choice(value, "for a test") for name, value in (("passes", 1), ("epochs", 12), ("val_interval", 12))
+        name: Choice(value, "for a test") for name, value in {"passes": 1, "epochs": 8, "val_interval": 8}.items()
     }
     write_plan(replace(plan, choices={**plan.choices, **epochs}), tmp_path / "plan.json")
     words = ["run-all", *given]
-    first, second = (tmp_path / "folds" / f"fold_{number}" for number in (1, 2))
-    for moment in (first / "resume_checkpoint_2.pt", second / "resume_checkpoint_1.pt"):
-        _killed_at(words, moment)
-    finished = (first / "model/model.pt").stat().st_mtime_ns
+    folds = [tmp_path / "folds" / f"fold_{number}" for number in range(1, 6)]
+    finished: dict[Path, int] = {}
+    for stopped in (1, 3):
+        _killed_at(words, folds[stopped] / "resume_checkpoint_2.pt")
+        for fold in folds[:stopped]:
+            file = fold / "model/model.pt"
+            assert file.stat().st_mtime_ns == finished.setdefault(file, file.stat().st_mtime_ns)
     assert main(words) == 0
-    assert (first / "model/model.pt").stat().st_mtime_ns == finished
-    for fold in (first, second):
-        report = json.loads((fold / "run_report.json").read_text())
-        assert 0 < report["resumed_after_epochs"][0] < report["max_epochs"] == len(report["epochs"]) == 12
-    assert (tmp_path / "cross_validation/summary.json").is_file()
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished and len(finished) == 3
+    reports = [json.loads((fold / "run_report.json").read_text()) for fold in folds]
+    assert all(len(report["epochs"]) == report["max_epochs"] == 8 for report in reports)
+    assert [bool(report["resumed_after_epochs"]) for report in reports] == [False, True, False, True, False]
+    summary = json.loads((tmp_path / "cross_validation/summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 10
 
 
 def _killed_at(words: list[str], file: Path) -> None:
