@@ -68,7 +68,7 @@ def test_a_stopped_training_goes_on_with_its_rates(interrupted: list[str], train
 
 def test_nnunet_writes_the_rates_into_its_log_and_validates(trained: Path) -> None:
     log = log_of(trained)
-    assert "MetaLR learns rates, with" in log
+    assert "MetaLR learns the rates of these blocks with" in log
     assert "MetaLR: 1.00e-02 became encoder.stages.0" in log
     assert "WARNING" not in log
     assert "foreground_mean" in json.loads((trained / "validation" / "summary.json").read_text(encoding="utf-8"))
