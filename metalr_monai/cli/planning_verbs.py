@@ -150,7 +150,7 @@ def run_all(
 
     The arguments are those of plan.
     """
-    plan(
+    planned = plan(
         kind,
         folder,
         output=output,
@@ -163,10 +163,11 @@ def run_all(
         precision=precision,
         check=check,
         workers=workers,
+        and_preprocess=True,
     )
+    if not planned.ok:
+        return planned
     stages = open_plan(output)
-    if failed := stages.preprocess(workers=workers).failed:
-        return Answer({"failed": dict(failed)}, "\n".join(_failures(failed)), False)
     stages.train()
     scores = stages.evaluate()
     decision = stages.postprocess()
@@ -226,17 +227,12 @@ def read_regions(text: str) -> dict[str, list[int]]:
         >>> read_regions("liver=1+2; tumour=2")
         {'liver': [1, 2], 'tumour': [2]}
     """
-    found: dict[str, list[int]] = {}
-    for part in filter(str.strip, text.split(";")):
-        name, _, values = (word.strip() for word in part.partition("="))
-        if not name or name in found or not all(value.strip().isdecimal() for value in values.split("+")):
-            raise OptionError(
-                f'--regions is {text!r}; expected names with label values, such as "liver=1+2; tumour=2".'
-            )
-        found[name] = [int(value) for value in values.split("+")]
-    if not found:
+    parts = [part.partition("=") for part in text.split(";") if part.strip()]
+    found = {name.strip(): [value.strip() for value in values.split("+")] for name, _, values in parts}
+    numbers = all(value.isdecimal() for values in found.values() for value in values)
+    if not found or "" in found or len(found) < len(parts) or not numbers:  # fewer, where a name is there twice
         raise OptionError(f'--regions is {text!r}; expected names with label values, such as "liver=1+2; tumour=2".')
-    return found
+    return {name: [int(value) for value in values] for name, values in found.items()}
 
 
 def _precision(name: str) -> bool | None:
@@ -269,13 +265,8 @@ def _failures(failed: Mapping[str, Any]) -> list[str]:
     return [f"failed: {case}: {reason}" for case, reason in failed.items()]
 
 
-def predict_by_plan(plan: str, images: Path, output: Path, fold: int | str, *, mirroring: bool) -> Answer:
+def predict_by_plan(stages: Stages, images: Path, output: Path, *, fold: int | str, mirroring: bool) -> Answer:
     """`predict` with a plan in place of a bundle."""
-    stages = open_plan(plan)
-    if not images.exists():
-        raise OptionError(f"There is no {images}; expected the folder of the images to predict.")
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"{output} is a file; results are written into a folder. Name a new or an existing folder.")
     found = stages.predict(images, output, fold=fold, mirroring=mirroring)
     files = sorted(str(file) for file in found.files.values())
     data = {"plan": str(stages.place.plan), "input": str(images), "output": str(output), "files": files}

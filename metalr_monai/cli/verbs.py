@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from ..data.image_lists import IMAGE_READERS
 from ..data.phantom_kinds import PHANTOMS
 from ..errors import MetaLRError, OptionError, first_few, near_misses, own_error
 from ..handlers import run_facts
+from ..planning.stages import open_plan
 from ..planning.workspace import workspace
 from . import planning_verbs
 from .answer import Answer
@@ -215,34 +217,20 @@ def predict(
     --no-mirroring: of a plan from scratch, 8 times as fast.
     """
     root, images, results = (Path(path).expanduser().absolute() for path in (bundle, input, output))
+    run: Callable[[Path, Path], Answer]
     if workspace(root).plan.is_file():
         if dicom_seg:
             raise OptionError("--dicom-seg is for bundles; by a plan label maps are written as NIfTI.")
-        return planning_verbs.predict_by_plan(bundle, images, results, fold, mirroring=not no_mirroring)
-    if fold != "all" or no_mirroring:
-        raise OptionError(f"--fold and --no-mirroring are for plans; {root} is a bundle, or has no plan.json.")
-    config = _inference_config(root)
-    asked = {"dicom_seg": True} if dicom_seg else {}
-    if asked.keys() - json.loads(config.read_text(encoding="utf-8")).keys():
-        raise BundleError(f"{config} has no dicom_seg: this bundle writes no DICOM SEG.")
+        run = partial(planning_verbs.predict_by_plan, open_plan(root), fold=fold, mirroring=not no_mirroring)
+    else:
+        if fold != "all" or no_mirroring:
+            raise OptionError(f"--fold and --no-mirroring are for plans; {root} is a bundle, or has no plan.json.")
+        run = partial(_predict_by_bundle, root, _inference_config(root, dicom_seg), dicom_seg)
     if not images.exists():
         raise OptionError(f"There is no {images}; expected the folder of the images to predict.")
     if results.exists() and not results.is_dir():
         raise OptionError(f"{results} is a file; results are written into a folder. Name a new or an existing folder.")
-    results.mkdir(parents=True, exist_ok=True)
-    before = _moments(results)
-    try:
-        common = {"bundle_root": str(root), "dataset_dir": str(images), "output_dir": str(results)}
-        run_config(config_file=str(config), **common, **asked)
-    except RuntimeError as error:
-        if (wrapped := own_error(error)) is None:
-            raise
-        raise wrapped from None
-    written = sorted(str(path) for path, moment in _moments(results).items() if before.get(path) != moment)
-    if not written:
-        raise BundleError(f"{config} ran, but wrote nothing into {results}; does it use its key output_dir?")
-    data = {"bundle": str(root), "input": str(images), "output": str(results), "files": written}
-    return Answer(data, f"{len(written)} file(s) in {results}: {first_few([Path(path).name for path in written])}")
+    return run(images, results)
 
 
 def label_app(
@@ -324,7 +312,7 @@ def _label_values(labels: object) -> tuple[int, ...]:
     return values
 
 
-def _inference_config(root: Path) -> Path:
+def _inference_config(root: Path, dicom_seg: bool) -> Path:
     """The bundle's inference.json, once it is known that it can run and takes what is overridden."""
     config, model = root / "configs" / "inference.json", root / "models" / "model.pt"
     if not root.is_dir():
@@ -340,7 +328,27 @@ def _inference_config(root: Path) -> Path:
     missing = [key for key in ("bundle_root", "dataset_dir", "output_dir") if key not in content]
     if missing:
         raise BundleError(f"{config} has no {', '.join(missing)}; expected the keys that choose input and output.")
+    if dicom_seg and "dicom_seg" not in content:
+        raise BundleError(f"{config} has no dicom_seg: this bundle writes no DICOM SEG.")
     return config
+
+
+def _predict_by_bundle(root: Path, config: Path, dicom_seg: bool, images: Path, results: Path) -> Answer:
+    results.mkdir(parents=True, exist_ok=True)
+    before = _moments(results)
+    asked = {"dicom_seg": True} if dicom_seg else {}
+    try:
+        common = {"bundle_root": str(root), "dataset_dir": str(images), "output_dir": str(results)}
+        run_config(config_file=str(config), **common, **asked)
+    except RuntimeError as error:
+        if (wrapped := own_error(error)) is None:
+            raise
+        raise wrapped from None
+    written = sorted(str(path) for path, moment in _moments(results).items() if before.get(path) != moment)
+    if not written:
+        raise BundleError(f"{config} ran, but wrote nothing into {results}; does it use its key output_dir?")
+    data = {"bundle": str(root), "input": str(images), "output": str(results), "files": written}
+    return Answer(data, f"{len(written)} file(s) in {results}: {first_few([Path(path).name for path in written])}")
 
 
 def _moments(folder: Path) -> dict[Path, int]:

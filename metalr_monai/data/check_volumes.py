@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,38 +10,24 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.filebasedimages import ImageFileError
+from nibabel.affines import voxel_sizes
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import first_few
+from ..nifti import GRID_TOLERANCE, UNREADABLE, corner_distance, one_line, open_nifti, read_voxels, times
 from .check_memory import CheckMemory
 from .check_report import CaseReport, CheckReport, Volume
 from .dicom_series import inspect_series, is_series
 from .hold_out import case_names
 from .problem_report import Kind, Problem
 
-GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far a corner of the label may lie from the image's
 MAX_SPACING = 20.0  # mm; beyond it the unit is rather not mm
 AIR = -200.0  # HU; every CT of a body shows air or fat below it
 MUCH_CLIPPED = 50.0  # % of the voxels above AIR
-
-# What nibabel and gzip raise on files that are damaged or no NIfTI; MemoryError: a damaged header may ask for terabytes
-UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    ValueError,
-    MemoryError,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
 
 
 def check_volumes(
@@ -160,7 +144,7 @@ class _Case:
         try:
             header = _read_header(file)
         except UNREADABLE as error:
-            self._note(file, "error", f"the header cannot be read: {_told(error)}")
+            self._note(file, "error", f"the header cannot be read: {one_line(error)}")
             return None
         for kind, message in _header_problems(header):
             self._note(file, kind, message)
@@ -174,9 +158,9 @@ class _Case:
 
     def _compare(self, image: _Header, other: _Header) -> None:
         if image.shape != other.shape:
-            self._note(other.file, "error", f"its shape is {_times(other.shape)}, its image's {_times(image.shape)}")
+            self._note(other.file, "error", f"its shape is {times(other.shape)}, its image's {times(image.shape)}")
         elif image.placed and other.placed and image.is_volume:
-            apart = _corner_distance(image, other)
+            apart = corner_distance(image.shape, image.affine, other.affine)
             edge = float(voxel_sizes(image.affine).min())
             if apart > GRID_TOLERANCE * edge:
                 self._note(
@@ -189,9 +173,9 @@ class _Case:
         if header is None or not header.is_plain:
             return None
         try:
-            return _read_voxels(header)
+            return read_voxels(header.image, header.file)
         except UNREADABLE as error:
-            self._note(header.file, "error", f"the voxels cannot be read: {_told(error)}")
+            self._note(header.file, "error", f"the voxels cannot be read: {one_line(error)}")
             return None
 
     def _image_voxels(self, header: _Header | None) -> tuple[float, float] | None:
@@ -228,44 +212,30 @@ class _Case:
 
 
 def _read_header(file: str) -> _Header:
-    image = nib.load(file)
-    if not isinstance(image, nib.Nifti1Image):
-        raise ImageFileError(f"it is {type(image).__name__}; expected NIfTI")
+    image = open_nifti(file)
     if min(image.shape, default=0) < 1:
-        raise HeaderDataError(f"it claims the shape {_times(image.shape)}")
+        raise HeaderDataError(f"it claims the shape {times(image.shape)}")
     with ImageOpener(file) as stream:
         pixdim = type(image.header).from_fileobj(stream, check=False)["pixdim"][1:4]
     return _Header(file, image, np.asarray(image.affine, dtype=np.float64), tuple(map(float, pixdim)))
 
 
-def _read_voxels(header: _Header) -> NDArray[Any]:
-    found: NDArray[Any]
-    if not header.file.endswith(".gz"):
-        found = np.asanyarray(header.image.dataobj)
-        return found
-    with gzip.open(header.file) as stream:
-        found = np.asanyarray(type(header.image).from_stream(stream).dataobj)
-        while stream.read(2**20):  # to the end, where the checksum is compared
-            continue
-    return found
-
-
 def _header_problems(header: _Header) -> Iterator[tuple[Kind, str]]:
     shape, dtype = header.shape, header.image.get_data_dtype()
     if len(shape) != 3:
-        yield "error", f"a {len(shape)}D image of {_times(shape)}; expected one 3D volume a file"
+        yield "error", f"a {len(shape)}D image of {times(shape)}; expected one 3D volume a file"
     elif not header.is_volume:
-        yield "error", f"a single slice of {_times(shape)}; expected a 3D volume"
+        yield "error", f"a single slice of {times(shape)}; expected a 3D volume"
     if not header.is_plain:
         what = "colour (RGB)" if dtype.fields else str(dtype)
         yield "error", f"its voxels are {what}; expected one plain number each"
     if not all(edge > 0 for edge in header.pixdim[: len(shape)]):
-        yield "error", f"its header gives the spacing {_times(header.pixdim)}; expected mm > 0"
+        yield "error", f"its header gives the spacing {times(header.pixdim)}; expected mm > 0"
     if not header.placed:
         yield "error", "its affine is singular or not finite, so it has no place in space"
         return
     if max(spacing := voxel_sizes(header.affine).tolist()) > MAX_SPACING:
-        yield "warning", f"its spacing is {_times(spacing)} mm, more than {MAX_SPACING:g}; is it in other units?"
+        yield "warning", f"its spacing is {times(spacing)} mm, more than {MAX_SPACING:g}; is it in other units?"
     if header.image.header["sform_code"] == header.image.header["qform_code"] == 0:
         yield "warning", "its header states no orientation (sform and qform code 0), so left and right are a guess"
 
@@ -327,21 +297,5 @@ def _files(item: Mapping[str, Any], key: str) -> list[str]:
     return [str(file) for file in files] if isinstance(files, (list, tuple)) else [str(files)]
 
 
-def _corner_distance(one: _Header, other: _Header) -> float:
-    """The farthest that a corner voxel of the one lies from the same voxel of the other, mm."""
-    ends = [(0, size - 1) for size in one.shape]
-    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
-    apart = apply_affine(one.affine, corners) - apply_affine(other.affine, corners)
-    return float(np.linalg.norm(apart, axis=1).max())
-
-
 def _percent(which: NDArray[np.bool_]) -> float:
     return 100 * float(which.mean()) if which.size else 0.0
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _times(sizes: Sequence[float]) -> str:
-    return "×".join(f"{size:g}" for size in sizes)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from monai.data.utils import compute_shape_offset
 
 from ..errors import DataError, MetaDataError, OptionError, first_few, near_misses
+from ..nifti import times
 from .check_memory import CheckMemory
 from .check_report import CheckReport, Volume
 from .check_volumes import check_volumes
@@ -150,10 +151,10 @@ def too_small(volumes: Sequence[Volume], spacing: Sequence[float] | None, patch_
     sizes = {volume.case_id: _resampled(volume, spacing) for volume in volumes}
     small = {case: size for case, size in sizes.items() if any(np.less(size, patch_size))}
     if small:
-        named = first_few([f"{case} ({_times(size)})" for case, size in small.items()])
-        resampled = "" if spacing is None else f" after resampling to {_times(spacing)} mm"
+        named = first_few([f"{case} ({times(size)})" for case, size in small.items()])
+        resampled = "" if spacing is None else f" after resampling to {times(spacing)} mm"
         yield (
-            f"{len(small)} of {len(sizes)} cases are smaller than patch_size {_times(patch_size)}{resampled}, and are "
+            f"{len(small)} of {len(sizes)} cases are smaller than patch_size {times(patch_size)}{resampled}, and are "
             f"padded with air: {named}"
         )
 
@@ -166,7 +167,3 @@ def _resampled(volume: Volume, spacing: Sequence[float] | None) -> tuple[int, ..
         before, after = np.diag([*(volume.spacing[i] for i in axes), 1.0]), np.diag([*spacing, 1.0])
         shape, _ = compute_shape_offset(shape, before, after)
     return tuple(int(side) for side in shape)
-
-
-def _times(sizes: Sequence[float]) -> str:
-    return "×".join(f"{size:g}" for size in sizes)

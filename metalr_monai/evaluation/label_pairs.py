@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike, cpu_count
 from pathlib import Path
@@ -13,31 +10,16 @@ from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..errors import DataError, OptionError, first_few
+from ..in_threads import in_threads
+from ..nifti import GRID_TOLERANCE, UNREADABLE, corner_distance, one_line, open_nifti, read_voxels, times
 
 ENDINGS = (".nii.gz", ".nii")
-GRID_TOLERANCE = 0.1  # of the smallest voxel edge: how far two grids' corners may lie apart, as in check_volumes
 HIGHEST_LABEL = 2**16 - 1
 WORKERS = min(4, cpu_count() or 1)  # each holds one case's two volumes
-
-# What nibabel and gzip raise on files that are damaged or no NIfTI; MemoryError: a damaged header may ask for terabytes
-UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    ValueError,
-    MemoryError,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
 
 Files = Mapping[str, str | PathLike[str]] | str | PathLike[str]
 Labels = NDArray[np.unsignedinteger[Any]]
@@ -137,15 +119,9 @@ def of_each_pair(
         except DataError as error:
             return None, error
 
-    found: list[T] = []
-    failed: dict[str, str] = {}
-    with ThreadPoolExecutor(workers or WORKERS) as pool:
-        bar = tqdm(pool.map(attempt, pairs), total=len(pairs), desc=desc, unit="case", disable=not progress)
-        for pair, (result, error) in zip(pairs, bar, strict=True):
-            if error is not None:
-                failed[pair.case] = str(error)
-            elif result is not None:
-                found.append(result)
+    outcomes = in_threads(attempt, pairs, what=desc, workers=workers or WORKERS, progress=progress)
+    found = [result for result, _ in outcomes if result is not None]
+    failed = {pair.case: str(error) for pair, (_, error) in zip(pairs, outcomes, strict=True) if error is not None}
     return found, failed
 
 
@@ -171,14 +147,12 @@ def _open(path: Path, what: str) -> nib.Nifti1Image:
     if not path.is_file():
         raise DataError(f"the {what} {path} is missing")
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise ImageFileError(f"it is {type(image).__name__}; expected NIfTI")
+        image = open_nifti(path)
     except UNREADABLE as error:
-        raise DataError(f"the {what} {path} cannot be read: {_told(error)}") from error
+        raise DataError(f"the {what} {path} cannot be read: {one_line(error)}") from error
     if len(image.shape) != 3 or min(image.shape) < 1 or image.get_data_dtype().kind not in "iuf":
         raise DataError(
-            f"the {what} {path} has the shape {_times(image.shape)} of {image.get_data_dtype()}; expected one 3D "
+            f"the {what} {path} has the shape {times(image.shape)} of {image.get_data_dtype()}; expected one 3D "
             f"volume of plain numbers"
         )
     return image
@@ -187,13 +161,11 @@ def _open(path: Path, what: str) -> nib.Nifti1Image:
 def _refuse_grids(predicted: nib.Nifti1Image, wanted: nib.Nifti1Image) -> None:
     if predicted.shape != wanted.shape:
         raise DataError(
-            f"the prediction's shape is {_times(predicted.shape)}, the reference's {_times(wanted.shape)}; expected "
+            f"the prediction's shape is {times(predicted.shape)}, the reference's {times(wanted.shape)}; expected "
             f"the same grid"
         )
-    ends = [(0, size - 1) for size in wanted.shape]
-    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
-    moved = apply_affine(predicted.affine, corners) - apply_affine(wanted.affine, corners)
-    apart, edge = float(np.linalg.norm(moved, axis=1).max()), float(voxel_sizes(wanted.affine).min())
+    apart = corner_distance(wanted.shape, predicted.affine, wanted.affine)
+    edge = float(voxel_sizes(wanted.affine).min())
     if not apart <= GRID_TOLERANCE * edge:  # NaN, too
         raise DataError(
             f"the prediction's affine puts a corner {apart:.3g} mm from the reference's (voxels: {edge:.3g}); expected "
@@ -206,9 +178,9 @@ def _labels(image: nib.Nifti1Image, path: Path, what: str, values: Sequence[int]
     known = np.zeros(np.iinfo(dtype).max + 1, dtype=bool)
     known[[0, *values]] = True
     try:
-        voxels = _voxels(image, path)
+        voxels = read_voxels(image, path)
     except UNREADABLE as error:
-        raise DataError(f"the voxels of the {what} {path} cannot be read: {_told(error)}") from error
+        raise DataError(f"the voxels of the {what} {path} cannot be read: {one_line(error)}") from error
     with np.errstate(invalid="ignore"):  # NaN and what does not fit differ from their cast
         labels = voxels.astype(dtype, copy=False)
     odd = ~known[labels]
@@ -221,23 +193,3 @@ def _labels(image: nib.Nifti1Image, path: Path, what: str, values: Sequence[int]
             f"{', '.join(map(str, values))}"
         )
     return labels
-
-
-def _voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
-    found: NDArray[Any]
-    if path.suffix != ".gz":
-        found = np.asanyarray(image.dataobj)
-        return found
-    with gzip.open(path) as stream:
-        found = np.asanyarray(type(image).from_stream(stream).dataobj)
-        while stream.read(2**20):  # to the end, where the checksum is compared
-            continue
-    return found
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _times(sizes: Sequence[float]) -> str:
-    return "×".join(f"{size:g}" for size in sizes)

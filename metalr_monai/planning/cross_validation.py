@@ -16,8 +16,6 @@ from .postprocessing import Postprocessing, decide_postprocessing, write_postpro
 from .workspace import Workspace
 
 Item = Mapping[str, Any]
-
-
 Split = Mapping[str, Sequence[str]]
 
 

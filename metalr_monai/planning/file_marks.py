@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -13,9 +12,8 @@ from ..data.dicom_files import dicom_files
 from ..data.dicom_series import is_series
 from ..data.hold_out import case_names
 from ..errors import DataError, first_few
-from .in_threads import in_threads
-
-CHUNK = 2**20  # bytes read at once
+from ..files import sha256
+from ..in_threads import in_threads
 
 
 class Mark(TypedDict):
@@ -35,7 +33,7 @@ def mark(path: str | PathLike[str]) -> Mark:
     files = _files(Path(path))
     try:
         size, mtime_ns = _size_and_time(files)
-        return {"sha256": _digest(files), "size": size, "mtime_ns": mtime_ns}
+        return {"sha256": sha256(*files), "size": size, "mtime_ns": mtime_ns}
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -51,7 +49,7 @@ def changed(path: str | PathLike[str], known: Mapping[str, Any]) -> bool:
         size, mtime_ns = _size_and_time(files)
         if size != known["size"]:
             return True
-        return bool(mtime_ns != known["mtime_ns"] and _digest(files) != known["sha256"])
+        return bool(mtime_ns != known["mtime_ns"] and sha256(*files) != known["sha256"])
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -188,16 +186,6 @@ def _files(path: Path) -> list[Path]:
 def _size_and_time(files: Sequence[Path]) -> tuple[int, int]:
     stats = [file.stat() for file in files]
     return sum(stat.st_size for stat in stats), sum(stat.st_mtime_ns for stat in stats)
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the bytes of all files, one after the other."""
-    content = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                content.update(chunk)
-    return content.hexdigest()
 
 
 def _unreadable(path: str | PathLike[str], error: OSError) -> DataError:

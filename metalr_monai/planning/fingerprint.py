@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.check_report import CheckReport, Volume
-from ..data.check_volumes import UNREADABLE, check_volumes
+from ..data.check_volumes import check_volumes
 from ..data.dicom_series import is_series, open_series
 from ..data.problem_report import Problem
 from ..errors import DataError, OptionError, first_few
+from ..in_threads import in_threads
+from ..nifti import UNREADABLE, one_line
 from .file_marks import labelled_files
-from .in_threads import in_threads
 
 Triple = tuple[float, float, float]
 Voxels = NDArray[Any]
@@ -233,8 +234,7 @@ def _voxels(path: Path) -> Voxels:
     try:
         found: Voxels = _image_voxels(path).transpose()
     except (*UNREADABLE, DataError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise _Fault(path, f"the voxels cannot be read: {told}") from error
+        raise _Fault(path, f"the voxels cannot be read: {one_line(error)}") from error
     return found
 
 

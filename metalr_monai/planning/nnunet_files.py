@@ -17,9 +17,9 @@ import numpy as np
 from ..data.dicom_series import is_series, open_series
 from ..errors import DataError, OptionError, first_few, near_misses
 from ..files import atomic_path
+from ..in_threads import in_threads
 from .file_marks import labelled_files
 from .fingerprint import INTENSITIES
-from .in_threads import in_threads
 
 Fold = dict[str, list[str]]  # "train" and "val": case ids
 

@@ -13,7 +13,6 @@ operating system's page is a chunk that needs no code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -38,21 +37,20 @@ from monai.transforms.utils import map_binary_to_indices
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.check_volumes import UNREADABLE
 from ..data.hold_out import case_names
 from ..data.regions import Regions
 from ..data.resample import AxisSpacingd
 from ..data.scan_reader import ScanReader
 from ..errors import DataError, MetaLRError, first_few, own_error
-from ..files import atomic_path
-from .in_threads import MOST_WORKERS, in_threads
+from ..files import atomic_path, sha256
+from ..in_threads import MOST_WORKERS, in_threads
+from ..nifti import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
 MARKS = "prepared.json"
 VERSION = 1
 MOST_BACKGROUND = 2**17  # places, 0.5 MB, which MONAI copies for each crop; as a choice of centres as good as all
-CHUNK = 2**20  # bytes read at once
 
 Settings = Mapping[str, Any]
 
@@ -237,7 +235,7 @@ def _fault(folder: Path, identity: str, settings: Settings, verify: bool) -> str
         file = folder / name
         if not file.is_file() or file.stat().st_size != mark["size"]:
             return f"{name} is missing or of another size"
-        if verify and _sha256(file) != mark["sha256"]:
+        if verify and sha256(file) != mark["sha256"]:
             return f"{name} is not what was written"
     return ""
 
@@ -335,12 +333,4 @@ def _write(file: Path, array: NDArray[Any]) -> dict[str, Any]:
     with atomic_path(file) as unfinished:
         with unfinished.open("wb") as stream:
             np.save(stream, array)
-        return {"size": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
-
-
-def _sha256(file: Path) -> str:
-    content = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            content.update(chunk)
-    return content.hexdigest()
+        return {"size": unfinished.stat().st_size, "sha256": sha256(unfinished)}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import metalr_monai
 
+from ..files import sha256
+
 
 def code_fingerprint(bundle: Path) -> str:
     """Of every source file of the package and every config of the bundle; 16 hexadecimal digits."""
@@ -22,12 +24,12 @@ def data_fingerprint(folder: Path) -> str:
 
 def files_fingerprint(files: Iterable[str]) -> str:
     """Of the contents of files, in order; 16 hexadecimal digits."""
-    return _digest(hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in files)
+    return _digest(sha256(Path(name)) for name in files)
 
 
 def _lines(folder: Path, pattern: str) -> Iterable[str]:
     for path in _files(folder, pattern):
-        yield f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        yield f"{path.relative_to(folder)} {sha256(path)}"
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
 from ..errors import WeightsError
+from ..files import sha256
 
 GENESIS_SMALL: Final = Path(__file__).with_name("genesis_small.pt")
 GENESIS_SMALL_SHA256: Final = "2360e25189d0c14696d07f18e6f6176aa6af86a482081c0134b6963aa9a98029"
@@ -22,7 +22,7 @@ def genesis_small_file() -> Path:
         WeightsError: the file is missing, or its SHA-256 is not the one that it was shipped with.
     """
     try:
-        found = hashlib.sha256(GENESIS_SMALL.read_bytes()).hexdigest()
+        found = sha256(GENESIS_SMALL)
     except OSError as error:
         raise WeightsError(f"{GENESIS_SMALL} cannot be read ({error.strerror}); install metalr_monai again.") from error
     if found != GENESIS_SMALL_SHA256:

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalr_monai.data import check_volumes
 from metalr_monai.errors import DataError, OptionError
-from metalr_monai.evaluation import label_pairs
 from metalr_monai.evaluation.nnunet_summary import METRICS, merge_summaries, score_folder, summary_keys
 from metalr_monai.evaluation.segmentation import score_case
 from metalr_monai.evaluation.voxel_counts import joint_counts
@@ -270,7 +268,6 @@ def test_faults_of_the_reference_are_told_apart(folders):
 
 
 def test_a_grid_within_the_tolerance_of_the_check_is_the_same(folders):
-    assert label_pairs.GRID_TOLERANCE == check_volumes.GRID_TOLERANCE
     write(folders[0], "b", random_labels(1), shifted(0.06))
     assert score(*folders).ok
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ..errors import OptionError
+from .errors import OptionError
 
 MOST_WORKERS = 8  # unless asked for more: each may hold a volume
 
