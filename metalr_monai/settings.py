@@ -88,6 +88,10 @@ def _is_meta(value: Any) -> bool:  # noqa: ANN401
     return value is None or value == "training" or _whole(1)(value) or (isinstance(value, float) and 0 < value < 1)
 
 
+def _is_truth(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -122,7 +126,8 @@ RULES: Mapping[str, Rule] = {
     "validation": Rule("a share of the training images, from 0 to below 1", _number(0, 1)),
     "overlap": Rule("a number from 0 to below 1", _number(0, 1)),
     "meta": Rule("a number of cases, a share between 0 and 1, 'training' or null", _is_meta),
-    "bfloat16": Rule("true or false", lambda value: isinstance(value, bool)),
+    "bfloat16": Rule("true or false", _is_truth),
+    "match_norms": Rule("true or false", _is_truth),
     "seed": Rule("a whole number, 0 … 2³² − 1", lambda value: _whole(0)(value) and value < 2**32),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {"dataset_kind": (*READERS, *IMAGE_READERS), "check": LEVELS}

@@ -20,8 +20,8 @@ from .workspace import Workspace
 
 TRAINED = "run_report.json"
 AS_PLANNED = (
-    *("checkpoint", "hu_window", "value_range", "spacing", "patch_size", "batch_size", "patches_per_volume", "epochs"),
-    *("val_interval", "lr", "momentum", "meta", "loss", "bfloat16"),
+    *("checkpoint", "match_norms", "hu_window", "value_range", "spacing", "patch_size", "batch_size"),
+    *("patches_per_volume", "epochs", "val_interval", "lr", "momentum", "meta", "loss", "bfloat16"),
 )
 
 

@@ -120,6 +120,11 @@ def _network_choices(contract: InputContract, out_channels: int) -> dict[str, Ch
             f"{percent(report.coverage_without_head)} without the head{turned}",
         ),
         "checkpoint_sha256": Choice(contract.sha256, "of the file: a fold is trained from this content"),
+        "match_norms": Choice(
+            True,
+            "layers in front of a normalisation are scaled to the norm of random weights, which changes nothing that "
+            "the network computes: a rate then moves them as far, however large pre-training let them grow",
+        ),
     }
 
 

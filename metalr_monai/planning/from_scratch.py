@@ -109,6 +109,7 @@ def _network_choices(topology: Topology) -> dict[str, Choice]:
         ),
         "checkpoint": Choice(None, "from random weights"),
         "checkpoint_sha256": Choice(None, "there is no checkpoint"),
+        "match_norms": Choice(False, "there is no checkpoint"),
     }
 
 

@@ -64,6 +64,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "network": Rule(f"one of {', '.join(CLASSES)}", lambda value: value in tuple(CLASSES)),
     "checkpoint": Rule("a path, or null", _or_none(_text)),
     "checkpoint_sha256": Rule("64 hexadecimal digits, or null", _or_none(_digest)),
+    "match_norms": Rule("true or false", _truth),
     "batch_statistics": Rule("'always' or 'standard'", lambda value: value in ("always", "standard")),
     "network_options": Rule("the options of DynUNet, by name", lambda value: isinstance(value, Mapping)),
     "passes": Rule("a whole number, 1 or more", _whole(1)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Literal, get_args
@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import OptionError, WeightsError, first_few, near_misses
 from .adapt import Channels, Shape, adapt_stem, channels
 from .likely_cause import likely_cause
+from .match_norms import match_norms, normalized_layers, weight_norms
 from .read import StateDict, find_state_dict, read_checkpoint
 from .renaming import CONTRASTIVE_RULES, SEQUENTIAL_RESNET, Renaming, canonical_names, rename
 from .report import LoadReport, Status, TensorReport, percent
@@ -28,6 +29,7 @@ def load_weights(
     *,
     minimum_coverage: float = 0.9,
     adapt_input: AdaptInput = "auto",
+    match_norms_for: Sequence[int] | None = None,
 ) -> LoadReport:
     """Copy the weights of a checkpoint into `network`, in place, where names and shapes fit.
 
@@ -47,12 +49,16 @@ def load_weights(
         minimum_coverage: share of the parameters, in elements, in [0, 1], that must come from the file, or it is an
             error. A head that is left as it was built is left out of it, and so are buffers.
         adapt_input: `"auto"`, or `"never"` to leave a first convolution of another number of channels as it was built.
+        match_norms_for: the shape of an input, (B, C, *spatial), to scale each layer in front of a normalisation to the
+            norm that it was built with: the network computes the same, and a rate moves it as far as random weights
+            (see `weights/match_norms.py`). None leaves the norms as the file has them.
 
     Returns:
         The report.
 
     Raises:
-        WeightsError: the file cannot be read, or covers too little of the network, which is then untouched.
+        WeightsError: the file cannot be read, or covers too little of the network, which is then untouched; or norms
+            cannot be matched in this network, which then has the file's weights as they are.
         OptionError: an argument outside its range.
 
     Example:
@@ -92,8 +98,13 @@ def load_weights(
     )
     if report.coverage_without_head < minimum_coverage:
         raise WeightsError(_too_little(report, minimum_coverage))
+    if match_norms_for is None:
+        _copy(report, new, targets)
+        return report
+    layers = normalized_layers(network, match_norms_for)
+    norms = weight_norms(network, layers)
     _copy(report, new, targets)
-    return report
+    return replace(report, rescaled=match_norms(network, layers, norms, match_norms_for))
 
 
 def _check_options(minimum_coverage: float, adapt_input: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import first_few
@@ -71,6 +71,7 @@ class LoadReport:
         rules: renaming rules that fired, in order.
         network: the network's class.
         tensors: the network's tensors in its order, then the file's unused ones.
+        rescaled: layers in front of a normalisation → what they were multiplied by, where norms were matched.
     """
 
     source: str
@@ -79,6 +80,7 @@ class LoadReport:
     rules: tuple[str, ...]
     network: str
     tensors: tuple[TensorReport, ...]
+    rescaled: Mapping[str, float] = field(default_factory=dict)
 
     def with_status(self, status: Status) -> tuple[TensorReport, ...]:
         """All tensors of one status."""
@@ -111,6 +113,7 @@ class LoadReport:
             "parameters": _elements(self.tensors),
             "coverage": self.coverage,
             "coverage_without_head": self.coverage_without_head,
+            "rescaled": dict(self.rescaled),
             "tensors": [
                 {
                     "name": tensor.name,
@@ -134,7 +137,14 @@ class LoadReport:
             f"{self.source}{place}{others} → {self.network}",
             f"coverage {percent(self.coverage)} of {_elements(self.tensors):,} parameters{head}",
             f"renaming rules: {described(self.rules)}",
+            *self._rescaled(),
         ]
+
+    def _rescaled(self) -> list[str]:
+        if not self.rescaled:
+            return []
+        low, high = min(self.rescaled.values()), max(self.rescaled.values())
+        return [f"norms matched: {len(self.rescaled)} layers in front of a normalisation, × {low:.2g} … {high:.2g}"]
 
     def _table(self) -> list[str]:
         parts = _parts([tensor for tensor in self.tensors if tensor.status != "unused"])

@@ -139,6 +139,21 @@ def test_two_processes_evaluate_as_one(
     assert (two / "metrics.json").read_text() == (tmp_path / "one/metrics.json").read_text()
 
 
+def test_norms_are_matched_by_a_key_and_the_report_has_the_factors(data: Path, trained: Path, tmp_path: Path) -> None:
+    start = trained / "models/model.pt"
+    for matched in (False, True):
+        keys = {**TRAINING, "epochs": 1, "checkpoint": str(start), "match_norms": matched, "meta": "training"}
+        run("train.json", root=tmp_path / str(matched), dataset_dir=str(data), **keys)
+    plain, scaled = (
+        json.loads((tmp_path / str(matched) / "runs/train/run_report.json").read_text(encoding="utf-8"))
+        for matched in (False, True)
+    )
+    assert plain["weights"]["rescaled"] == {} and len(scaled["weights"]["rescaled"]) == 14
+    assert scaled["settings"]["match_norms"] is True
+    before, after = (report["validation"][0]["metrics"]["liver_sensitivity"] for report in (plain, scaled))
+    assert before == pytest.approx(after, rel=0.02)
+
+
 def test_tumours_and_soft_dice_are_a_key_each(data: Path, tmp_path: Path) -> None:
     regions = {"liver": [1, 2], "tumour": [2]}
     keys = {**TRAINING, "epochs": 1, "regions": regions, "loss#_target_": "DiceLoss", "meta": "training"}

@@ -29,6 +29,7 @@ def plan(choices=None, **changes):
         "batch_statistics": "always",
         "checkpoint": "/data/start.pt",
         "checkpoint_sha256": "a" * 64,
+        "match_norms": True,
         "hu_window": [-1000.0, 1000.0],
         "value_range": [0.0, 1.0],
         "spacing": [1.5, 1.5, 2.0],

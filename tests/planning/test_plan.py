@@ -68,6 +68,7 @@ TRAINED = {
     "width": 16,
     "batch_statistics": "standard",
     "checkpoint_sha256": "b" * 64,
+    "match_norms": False,
     "patch_size": [64, 64, 64],
     "batch_size": 3,
     "patches_per_volume": 2,
