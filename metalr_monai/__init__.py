@@ -24,6 +24,7 @@ from .data.scan_reader import ScanReader
 from .data.scans import Scans
 from .data.splits import apply_split, make_split, read_split, write_split
 from .data.unlabelled_check import UnlabelledCheck
+from .data.untracked import Untracked
 from .errors import MetaLRError
 from .evaluation.feature_maps import feature_maps
 from .export.dicom_seg import SaveDicomSegd
@@ -136,6 +137,7 @@ __all__ = [
     "SegmentationScores",
     "ServedModel",
     "UnlabelledCheck",
+    "Untracked",
     "apply_group_split",
     "apply_split",
     "blocks",
