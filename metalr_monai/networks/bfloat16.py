@@ -21,7 +21,7 @@ class Bfloat16Inferer(Inferer):  # type: ignore[misc]  # MONAI is untyped
     """Another inferer under `torch.autocast` to bfloat16; what comes out is float32, so that losses are exact.
 
     Weights, gradients and optimizer stay float32, and bfloat16 has float32's range, so nothing needs a scaler. A CPU
-    with AVX-512 BF16 or AMX takes about 0.6 of the time for a training step; another one takes longer than in float32.
+    with AVX-512 BF16 or AMX takes about half of the time for a training step; another one takes longer than in float32.
     MONAI's own `amp` is for CUDA alone.
 
     Args:

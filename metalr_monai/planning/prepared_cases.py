@@ -95,7 +95,7 @@ def prepare_cases(
         identity: what else a case depends on, such as a hash of the plan or of the data set; a case of another one is
             prepared anew.
         verify: compare the SHA-256 of what is there too, not its size alone.
-        workers: threads, each with a case in memory (512×512×600: 2 GB); unless given, one a core, 8 at most.
+        workers: threads, each with a case in memory; unless given, one a core, 8 at most.
         progress: show a bar with the time left on standard error.
 
     Raises:
