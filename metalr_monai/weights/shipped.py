@@ -9,7 +9,7 @@ from ..errors import WeightsError
 from ..files import sha256
 
 GENESIS_SMALL: Final = Path(__file__).with_name("genesis_small.pt")
-GENESIS_SMALL_SHA256: Final = "2360e25189d0c14696d07f18e6f6176aa6af86a482081c0134b6963aa9a98029"
+GENESIS_SMALL_SHA256: Final = "8a9debd503ed1f70e52ddc6baeeb6484e69d29d0f57b825a6a6322a9be7f2033"
 
 
 def genesis_small_file() -> Path:
