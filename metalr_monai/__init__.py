@@ -61,6 +61,7 @@ from .pretraining.restoration_loss import RestorationLoss
 from .pretraining.restored_pictures import RestoredPictures
 from .rates.blocks import Blocks, blocks, param_groups
 from .rates.history import RateHistory
+from .rates.level_search import LevelSearch
 from .rates.tuner import MetaLR
 from .schemes.auto_rgn import AutoRGN
 from .schemes.autolr import AutoLR
@@ -104,6 +105,7 @@ __all__ = [
     "LabelToRegionsd",
     "LargestComponentd",
     "LayerwiseDecay",
+    "LevelSearch",
     "LoadPreparedd",
     "MetaBatches",
     "MetaLR",

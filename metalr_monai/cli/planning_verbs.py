@@ -46,7 +46,7 @@ def plan(
     --iterations: steps of each fold, in place of the planned ones.
     --folds: of the cross-validation; those of a splits_final.json beside the plan, or 5.
     --memory: GB for training, what is free unless told otherwise.
-    --precision: float32, bfloat16, or auto for bfloat16 on a CPU that computes in it, which takes about half of the time.
+    --precision: float32, bfloat16, or auto for bfloat16 on a CPU that computes in it, in about half of the time.
     --check: voxels, headers or none: how closely the data are looked at for what would spoil a training.
     --workers: threads.
     --and-preprocess: preprocess at once.

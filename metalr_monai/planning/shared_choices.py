@@ -177,7 +177,8 @@ def precision_choice(bfloat16: bool | None) -> Choice:
         return Choice(bfloat16, "as given; weights, gradients and losses are float32 in any case")
     if gains_by_bfloat16():
         return Choice(
-            True, "this CPU computes in it: about half of the time for a step; weights, gradients and losses are float32"
+            True,
+            "this CPU computes in it: a step takes about half of the time; weights, gradients and losses are float32",
         )
     return Choice(False, "float32: no CPU here computes in it, and a GPU has mixed precision without it")
 

@@ -46,7 +46,8 @@ class Options:
         meta_every: learn at every k-th optimizer step, which costs 1 + 1/k passes a step.
         one_pass: take the next training gradient for g_v: no meta batch, rates lag by one step.
         schedule: step number t = 0, 1, … → s_t ≥ 0. The blocks' *multipliers* are then learned: lr_j = s_t·m_j, from
-            the `multiplier` of their groups on; the rates that the groups were made with give way.
+            the `multiplier` of their groups on; the rates that the groups were made with give way. A `LevelSearch`
+            finds the height of s_t, too.
         renormalize: keep the geometric mean of the multipliers at 1 (against the short-horizon bias).
         hold: block → number of first epochs during which it keeps its starting rate.
         quirks: names out of `QUIRKS`; for comparison with the published code only.

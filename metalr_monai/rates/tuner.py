@@ -21,6 +21,7 @@ from .conflicts import name_of_scheduler, schedulers_of
 from .history import RateHistory
 from .hypergradient import Products, block_sums, hypergradient, products_along, products_in_backward
 from .learned import LearnedRates
+from .level_search import LevelSearch
 from .lookahead import Displacement, MetaRandomStream, find_ddp, frozen_statistics, without_synchronisation
 from .optimizer import groups_by_block, refuse_nonlinear_step
 from .options import read_options
@@ -282,6 +283,8 @@ class MetaLR:
         h = hypergradient(on_host, torch.tensor(distance, dtype=torch.float64))
         self._h = h.tolist()
         self._learned.update(h, self._displacement.moving_blocks, self.epoch, self._schedule_value())
+        if self._search is not None:
+            self._search.observe(self.steps - self.options.one_pass, float(on_host[0].sum()))
 
     def _average_over_ranks(self, sums: Tensor) -> None:
         """⟨mean g_v, u⟩ = mean of ⟨g_v, u⟩, for u is the same on all ranks. The cosine takes the ranks' mean ‖g_v‖²."""
@@ -292,6 +295,10 @@ class MetaLR:
     def _loss_scale(self) -> Tensor | None:
         device = self._displacement.block.device
         return None if self.scaler is None else self.scaler.scale(torch.ones((), device=device))
+
+    @property
+    def _search(self) -> LevelSearch | None:
+        return self.options.schedule if isinstance(self.options.schedule, LevelSearch) else None
 
     def _schedule_value(self) -> float:
         if self.options.schedule is None:
@@ -345,6 +352,7 @@ class MetaLR:
             "relative": self.options.schedule is not None,
             "one_pass": self.options.one_pass,
             "learned": self._learned.state_dict(),
+            "search": None if self._search is None else self._search.state_dict(),
             "steps": self.steps,
             "epoch": self.epoch,
             "random": self._random.state_dict(),
@@ -373,6 +381,13 @@ class MetaLR:
             raise StateError(
                 f"The saved state has learned {saved}, this tuner learns {here}; set schedule= accordingly."
             )
+        search = state.get("search")
+        if (search is None) != (self._search is None):
+            raise StateError(
+                f"The saved state has {'no' if search is None else 'a'} LevelSearch; set schedule= accordingly."
+            )
+        if self._search is not None:
+            self._search.load_state_dict(state["search"])
         self._learned.load_state_dict(state["learned"])
         self.steps, self.epoch = state["steps"], state["epoch"]
         self._random.load_state_dict(state["random"])
