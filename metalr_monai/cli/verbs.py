@@ -155,7 +155,7 @@ def study(
     --data: the folder that the study's data is in.
     --checkpoint: pre-trained weights, in place of the study's source network.
     --seeds: how many; those of the file unless told otherwise.
-    --schemes: some of the study's, such as "all layers; MetaLR".
+    --schemes: some of the study's, such as "all layers; MetaLR"; in a sweep each with all its start rates.
     --workers: trainings at a time, 1 unless told otherwise.
     --executor: local, or ray for the cluster of RAY_ADDRESS.
     --dry-run: only say what would run, and how long it would take.

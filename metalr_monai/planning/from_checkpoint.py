@@ -212,11 +212,12 @@ def _foreground_reason(fingerprint: Fingerprint) -> str:
 def _learning_choices() -> dict[str, Choice]:
     return {
         "scheme": Choice(
-            "metalr_schedule",
-            "MetaLR: each block's multiplier of a common schedule (warm-up, cosine) is learned while training",
+            "metalr_level_search",
+            "MetaLR: the level of the rates is found in the first tenth, from far below; each block's multiplier of it, "
+            "and of the cosine that follows, is learned while training",
         ),
-        "warmup": Choice(0.1, "of the training, as the scheme has it; pre-trained features are not shaken at once"),
-        "lr": Choice(0.01, "at the top of the schedule, as in the bundle"),
+        "warmup": Choice(0.0, "the search for the level is one"),
+        "lr": Choice(0.01, "as in the bundle; a guess, from a thousandth of which the search climbs"),
         "meta": Choice(None, "one-pass: the next batch tells how the rates did, and no scans are held out for it"),
         "momentum": Choice(0.9, "as in the bundle"),
         "nesterov": Choice(False, "as in the bundle"),

@@ -83,10 +83,7 @@ def make_matrix(
         StudyError: an unknown scheme, a search without candidates, a folder of data that is not there, or a scheme that
             starts from a pre-trained network where there is none.
     """
-    for name in schemes:
-        if name not in study.schemes:
-            known = ", ".join(study.schemes)
-            raise StudyError(f"There is no scheme {name!r}; known: {known}.{near_misses(name, study.schemes)}")
+    schemes = _named(study, schemes)
     code, meta = code_fingerprint(study.bundle), str(study.bundle / "configs/metadata.json")
     source = None
     if study.source is not None and checkpoint is None:
@@ -114,6 +111,18 @@ def make_matrix(
         for name in schemes
     ]
     return Matrix(source, runs)
+
+
+def _named(study: Study, names: Sequence[str]) -> list[str]:
+    """Schemes by name; that of a sweep's line stands for all its start rates."""
+    lines: dict[str, list[str]] = {}
+    for scheme, (line, _) in study.start_rates.items():
+        lines.setdefault(line, []).append(scheme)
+    known = [*study.schemes, *lines]
+    for name in names:
+        if name not in known:
+            raise StudyError(f"There is no scheme {name!r}; known: {', '.join(known)}.{near_misses(name, known)}")
+    return [scheme for name in names for scheme in lines.get(name, [name])]
 
 
 def _run(

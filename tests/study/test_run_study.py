@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,15 @@ def test_a_dry_run_says_what_is_left_and_how_long_it_takes(small_study: Study, f
     text = plan_study(small_study, output, seeds=2, **options)
     assert [line.split()[-2:] for line in text.splitlines()[1:4]] == [["2", "1"], ["2", "1"], ["6", "3"]]
     assert "5 of 11 trainings are left. By those that are done: about 0 h" in text
+
+
+def test_a_scheme_of_a_sweep_stands_for_all_its_start_rates(small_study: Study, tmp_path: Path) -> None:
+    lines = {f"{name}, lr {rate}": (name, rate) for name in NAMES for rate in (0.1, 0.01)}
+    schemes = {variant: small_study.schemes[line] for variant, (line, _) in lines.items()}
+    sweep = replace(small_study, schemes=schemes, start_rates=lines)
+    asked = [NAMES[1], f"{NAMES[0]}, lr 0.1"]
+    found = [run.own.scheme for run in make_matrix(sweep, None, tmp_path, 1, asked).runs]
+    assert found == [f"{NAMES[1]}, lr 0.1", f"{NAMES[1]}, lr 0.01", f"{NAMES[0]}, lr 0.1"]
 
 
 def test_an_unknown_scheme_is_refused_with_near_misses(small_study: Study, tmp_path: Path) -> None:
