@@ -213,8 +213,8 @@ def _learning_choices() -> dict[str, Choice]:
     return {
         "scheme": Choice(
             "metalr_level_search",
-            "MetaLR: the level of the rates is found in the first tenth, from far below; each block's multiplier of it, "
-            "and of the cosine that follows, is learned while training",
+            "MetaLR: the level of the rates is found in the first tenth, from far below; each block's multiplier of it "
+            "and of the cosine that follows is learned while training",
         ),
         "warmup": Choice(0.0, "the search for the level is one"),
         "lr": Choice(0.01, "as in the bundle; a guess, from a thousandth of which the search climbs"),

@@ -256,7 +256,7 @@ def test_a_dry_run_says_what_is_left_and_how_long_it_takes(small_study: Study, f
 
 def test_a_scheme_of_a_sweep_stands_for_all_its_start_rates(small_study: Study, tmp_path: Path) -> None:
     lines = {f"{name}, lr {rate}": (name, rate) for name in NAMES for rate in (0.1, 0.01)}
-    schemes = {variant: small_study.schemes[line] for variant, (line, _) in lines.items()}
+    schemes = {name: replace(small_study.schemes[line], name=name) for name, (line, _) in lines.items()}
     sweep = replace(small_study, schemes=schemes, start_rates=lines)
     asked = [NAMES[1], f"{NAMES[0]}, lr 0.1"]
     found = [run.own.scheme for run in make_matrix(sweep, None, tmp_path, 1, asked).runs]
