@@ -15,6 +15,8 @@ GRID = {"width": 4, "spacing": [6, 6, 6], "patch_size": [32, 32, 16], "amp": Fal
 TRAINING = {**GRID, "epochs": 2, "val_interval": 1, "meta": 2, "bounds": [1e-6, 0.1]}
 WARNINGS = [
     CONFIGS_ARE_CODE,
+    # in the few steps of a test
+    pytest.mark.filterwarnings("ignore:Every step of the search was approved of:RuntimeWarning"),
     # within MONAI's surface metrics
     pytest.mark.filterwarnings("ignore:.*always_return_as_numpy. has been deprecated:FutureWarning"),
 ]

@@ -21,11 +21,7 @@ from monai.utils import set_determinism
 from metalr_monai import FrozenBlocks
 from metalr_monai.errors import StateError
 
-pytestmark = [
-    CONFIGS_ARE_CODE,
-    *liver_ct_bundle.WARNINGS,
-    pytest.mark.filterwarnings("ignore:Every step of the search was approved of:RuntimeWarning"),  # of four steps
-]
+pytestmark = [CONFIGS_ARE_CODE, *liver_ct_bundle.WARNINGS]
 EPOCHS = 2
 NAMES = sorted(path.stem for path in SCHEMES.glob("*.json"))
 OF_METALR = ("meta", "bounds", "scale")  # the schemes' overlays unset them

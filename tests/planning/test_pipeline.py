@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from liver_ct_bundle import WARNINGS
 
 from metalr_monai import GenesisUNet3D, data_list, write_lits_phantoms
 from metalr_monai.__main__ import main
@@ -24,7 +25,7 @@ from metalr_monai.planning.nnunet_files import write_nnunet_raw
 from metalr_monai.planning.plan import Choice, read_plan, write_plan
 from metalr_monai.planning.stages import open_plan
 
-pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")  # MONAI's reminder
+pytestmark = WARNINGS
 ROOT = Path(__file__).parents[2]
 BUNDLE = str(ROOT / "bundles" / "liver_ct_segmentation")
 LIVER = {"background": 0, "liver": 1, "tumour": 2}
