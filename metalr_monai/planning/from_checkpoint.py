@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from ..errors import OptionError
+from ..errors import OptionError, WeightsError
 from ..handlers.final_model import trained_settings
 from ..weights.load import load_weights
 from ..weights.report import percent
@@ -120,12 +120,24 @@ def _network_choices(contract: InputContract, out_channels: int) -> dict[str, Ch
             f"{percent(report.coverage_without_head)} without the head{turned}",
         ),
         "checkpoint_sha256": Choice(contract.sha256, "of the file: a fold is trained from this content"),
-        "match_norms": Choice(
-            True,
-            "layers in front of a normalisation are scaled to the norm of random weights, which changes nothing that "
-            "the network computes: a rate then moves them as far, however large pre-training let them grow",
-        ),
+        "match_norms": _norms(contract, out_channels),
     }
+
+
+def _norms(contract: InputContract, out_channels: int) -> Choice:
+    """Tried now, and not when the cases have been preprocessed."""
+    network = build(contract.network, out_channels, contract.options)
+    try:
+        report = load_weights(network, contract.checkpoint, match_norms_for=(1, 1, *contract.patch_size))
+    except WeightsError as error:
+        return Choice(False, str(error))
+    factors = report.rescaled.values()
+    return Choice(
+        True,
+        f"{len(factors)} layers in front of a normalisation are scaled to the norm of random weights, by "
+        f"{min(factors, default=1):.2g} to {max(factors, default=1):.2g}, which changes nothing that the network "
+        f"computes: a rate then moves them as far, however large pre-training let them grow",
+    )
 
 
 # ---------------------------------------------------------------------- the contract and what it costs

@@ -68,6 +68,19 @@ def test_the_published_weights_rule_window_range_and_patch(tmp_path):
     assert "100.0% without the head" in found["checkpoint"].reason
 
 
+def test_norms_are_matched_where_they_can_be_and_the_plan_says_how_much(tmp_path):
+    found = choices(fingerprint(), genesis_small_file())["match_norms"]
+    assert found.value is True and found.reason.startswith("14 layers in front of a normalisation are scaled")
+    path = tmp_path / "flat.pt"
+    state = torch.load(genesis_file(tmp_path), weights_only=True)
+    content = state.get("state_dict", state)
+    for name in [name for name in content if name.endswith("conv1.weight")]:
+        content[name] = content[name] * 1e-9  # next to the norm's epsilon nothing; scaled they would be something
+    torch.save(state, path)
+    refused = choices(fingerprint(), path)["match_norms"]
+    assert refused.value is False and "match_norms would change what GenesisUNet3D computes" in refused.reason
+
+
 def test_the_settings_beside_a_checkpoint_come_before_those_of_its_kind(tmp_path):
     found = choices(fingerprint(), genesis_file(tmp_path, {**CONTRACT, "batch_statistics": "standard", "width": 999}))
     assert {name: found[name].value for name in CONTRACT} == CONTRACT

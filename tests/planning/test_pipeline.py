@@ -96,7 +96,17 @@ def test_each_case_is_scored_once_by_a_network_that_never_saw_it(done: Path) -> 
 
 def test_the_training_sees_what_the_plan_says(done: Path) -> None:
     plan, report = read_plan(done / "plan.json"), json.loads((done / "folds/fold_1/run_report.json").read_text())
-    names = ("spacing", "patch_size", "hu_window", "value_range", "epochs", "batch_size", "lr", "momentum", "match_norms")
+    names = (
+        "spacing",
+        "patch_size",
+        "hu_window",
+        "value_range",
+        "epochs",
+        "batch_size",
+        "lr",
+        "momentum",
+        "match_norms",
+    )
     for name in names:
         assert report["settings"][name] == plan[name], name
     assert report["settings"]["plan"] == plan.identity
