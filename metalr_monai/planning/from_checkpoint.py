@@ -128,7 +128,7 @@ def _norms(contract: InputContract, out_channels: int) -> Choice:
     """Tried now, and not when the cases have been preprocessed."""
     network = build(contract.network, out_channels, contract.options)
     try:
-        report = load_weights(network, contract.checkpoint, match_norms_for=(1, 1, *contract.patch_size))
+        report = load_weights(network, contract.checkpoint, match_norms_for=(2, 1, *contract.patch_size))
     except WeightsError as error:
         return Choice(False, str(error))
     factors = report.rescaled.values()
@@ -225,10 +225,10 @@ def _learning_choices() -> dict[str, Choice]:
     return {
         "scheme": Choice(
             "metalr_level_search",
-            "MetaLR: the level of the rates is found in the first tenth, from far below; each block's multiplier of it "
+            "MetaLR: the level of the rates is found in the first steps, from far below; each block's multiplier of it "
             "and of the cosine that follows is learned while training",
         ),
-        "warmup": Choice(0.0, "the search for the level is one"),
+        "warmup": Choice(0.1, "of the training, in schemes that have one; the search for the level takes its place"),
         "lr": Choice(0.01, "as in the bundle; a guess, from a thousandth of which the search climbs"),
         "meta": Choice(None, "one-pass: the next batch tells how the rates did, and no scans are held out for it"),
         "momentum": Choice(0.9, "as in the bundle"),

@@ -20,8 +20,8 @@ class LevelSearch:
     `guess`. After each step of which the next gradient approves, Σ_j ⟨g_v,j , Δ_j⟩ ≥ 0 (the hypergradient of the
     common level is not positive), it is multiplied by a factor, else divided by it: by 10^(12/W), so that half of a
     search can climb to 1,000 × `guess`, beyond which it does not go, and at most by 1.5. The level is then the
-    geometric mean of those since the sign first changed, and the step t ≥ W has level·(1 + cos πx)/2 with
-    x = (t − W)/(T − W). Beyond T it is 0.
+    geometric mean of those since the first disapproval in the second half of the search (one that comes earlier may be
+    noise on the way up), and the step t ≥ W has level·(1 + cos πx)/2 with x = (t − W)/(T − W). Beyond T it is 0.
 
     So the guess may be a thousand times too large, or as many times too small as W steps can climb. The level is found
     from below, since a few steps at far too large a rate destroy what was learned before.
@@ -38,7 +38,7 @@ class LevelSearch:
         OptionError: an argument is outside of its range.
 
     Example:
-        >>> schedule = LevelSearch(steps=8, guess=1e-3, search=0.5)
+        >>> schedule = LevelSearch(steps=8, guess=1e-3)  # 40 steps would be more than half, so 4
         >>> for step, approval in enumerate([0.5, 0.1, -0.2, 0.1]):
         ...     print(f"{schedule(step):.3g}", end=" ")
         ...     schedule.observe(step, approval)
@@ -57,7 +57,7 @@ class LevelSearch:
         self._search = min(max(LEAST_STEPS, round(search * steps)), steps // 2)
         self._factor = min(LARGEST_FACTOR, SPAN ** (4 / self._search))
         self._level = self._guess / SPAN
-        self._log_sum, self._count = 0.0, 0  # of the levels since the sign first changed
+        self._log_sum, self._count = 0.0, 0  # of the levels that the mean is taken of
 
     def __call__(self, step: int) -> float:
         """The rate of a step, counted from 0."""
@@ -72,7 +72,7 @@ class LevelSearch:
         if step >= self._search:
             return
         rises = approval >= 0
-        if not rises or self._count:
+        if self._count or (not rises and step >= self._search // 2):
             self._log_sum, self._count = self._log_sum + math.log(self._level), self._count + 1
         level = self._level * (self._factor if rises else 1 / self._factor)
         self._level = min(max(level, self._guess / SPAN), self._guess * SPAN)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import OptionError, near_misses
+from .level_search import LevelSearch
 from .update import RULES
 
 PAPER_BOUNDS = (1e-6, 1e-2)  # Sec. 2.2, on rates
@@ -113,6 +114,11 @@ class Options:
         if self.one_pass and self.lookahead == "sgd":
             raise OptionError(
                 "one_pass=True judges the step that the optimizer took, lookahead='sgd' another one; choose one."
+            )
+        if isinstance(self.schedule, LevelSearch) and (self.meta_every > 1 or self.lookahead == "sgd"):
+            raise OptionError(
+                f"A LevelSearch judges every step that the optimizer took; meta_every is {self.meta_every} and "
+                f"lookahead {self.lookahead!r}. Take meta_every=1 and lookahead='applied', or another schedule."
             )
         if "ascending_lookahead" in self.quirks and self.lookahead != "sgd":
             raise OptionError("the quirk 'ascending_lookahead' is one of lookahead='sgd'; give that too.")

@@ -122,7 +122,7 @@ def _named(study: Study, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise StudyError(f"There is no scheme {name!r}; known: {', '.join(known)}.{near_misses(name, known)}")
-    return [scheme for name in names for scheme in lines.get(name, [name])]
+    return list(dict.fromkeys(scheme for name in names for scheme in lines.get(name, [name])))
 
 
 def _run(

@@ -75,7 +75,7 @@ def load_weights(
         2             15    0.0%
         re-initialised (2): 2.weight (file 1×4×1×1, network 3×4×1×1; head), 2.bias (file 1, network 3; head)
     """
-    _check_options(minimum_coverage, adapt_input)
+    _check_options(minimum_coverage, adapt_input, match_norms_for)
     state = _state(path_or_state)
     own = _network_tensors(network)
     names = canonical_names(own)
@@ -107,12 +107,15 @@ def load_weights(
     return replace(report, rescaled=match_norms(network, layers, norms, match_norms_for))
 
 
-def _check_options(minimum_coverage: float, adapt_input: str) -> None:
+def _check_options(minimum_coverage: float, adapt_input: str, input_shape: Sequence[int] | None) -> None:
     is_number = isinstance(minimum_coverage, (int, float)) and not isinstance(minimum_coverage, bool)
     if not is_number or not 0 <= minimum_coverage <= 1:
         raise OptionError(f"minimum_coverage is {minimum_coverage!r}; expected a share between 0 and 1, such as 0.9.")
     if adapt_input not in get_args(AdaptInput):
         raise OptionError(f"adapt_input is {adapt_input!r}; expected {' or '.join(map(repr, get_args(AdaptInput)))}.")
+    sides = input_shape if isinstance(input_shape, (tuple, list)) else []
+    if input_shape is not None and not (len(sides) > 1 and all(isinstance(side, int) and side > 0 for side in sides)):
+        raise OptionError(f"match_norms_for is {input_shape!r}; expected an input's shape, (B, C, *spatial), or None.")
 
 
 def _state(path_or_state: object) -> StateDict:

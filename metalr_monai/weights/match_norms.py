@@ -12,8 +12,9 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,17 +88,18 @@ def match_norms(
     Args:
         network: any module; its mode and random streams are left as they were.
         layers: as from `normalized_layers`.
-        norms: {layer: ‖w‖} to have; a layer whose weights are all 0 stays so.
+        norms: {layer: ‖w‖} to have; a layer whose weights are or were built as 0 stays as it is.
         input_shape: of an input, (B, C, *spatial).
 
     Returns:
         {layer: factor}.
 
     Raises:
-        WeightsError: the network uses such a layer's output for something else, too; the network is left as it was.
+        WeightsError: the network uses such a layer's output for something else, too, or its own output is 0 and tells
+            nothing; the network is left as it was.
     """
     now = weight_norms(network, layers)
-    factors = {layer: norms[layer] / norm for layer, norm in now.items() if norm > 0}
+    factors = {layer: norms[layer] / norm for layer, norm in now.items() if norm > 0 and norms[layer] > 0}
     own = network.state_dict()
     scaled: dict[str, Tensor] = {}
     for layer, factor in factors.items():
@@ -112,13 +114,18 @@ def match_norms(
 
 def _refuse_another_function(network: nn.Module, scaled: Mapping[str, Tensor], input_shape: Sequence[int]) -> None:
     before, after = _outputs(network, {}, input_shape), _outputs(network, scaled, input_shape)
-    for old, new in zip(before, after, strict=True):
-        apart = float((new - old).abs().mean() / old.abs().mean())
-        if apart > TOLERANCE:
-            raise WeightsError(
-                f"match_norms would change what {type(network).__name__} computes, by {apart:.0%} on average: it uses "
-                f"the output of a layer in front of a normalisation elsewhere, too. Load the weights without it."
-            )
+    size = float(sum(old.abs().sum() for old in before))
+    if not 0 < size < math.inf:
+        raise WeightsError(
+            f"The norms of {type(network).__name__} cannot be matched: of noise it makes nothing but 0, or no numbers, "
+            f"so that a difference would not be seen. Load the weights without match_norms."
+        )
+    apart = float(sum((new - old).abs().sum() for old, new in zip(before, after, strict=True))) / size
+    if not apart <= TOLERANCE:
+        raise WeightsError(
+            f"match_norms would change what {type(network).__name__} computes, by {apart:.0%} on average: it uses "
+            f"the output of a layer in front of a normalisation elsewhere, too. Load the weights without it."
+        )
 
 
 @torch.no_grad()
@@ -133,4 +140,13 @@ def _outputs(network: nn.Module, tensors: Mapping[str, Tensor], input_shape: Seq
     finally:
         for module, training in modes.items():
             module.training = training
-    return [one for one in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(one, Tensor)]
+    return list(_tensors(found))
+
+
+def _tensors(found: object) -> Iterator[Tensor]:
+    """Those of an output, which may be a tensor, or lists and dictionaries of them."""
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, (tuple, list, Mapping)):
+        for part in found.values() if isinstance(found, Mapping) else found:
+            yield from _tensors(part)

@@ -20,13 +20,13 @@ def test_the_numbers_are_those_of_compose_on_plain_tensors():
     tracked, untracked = Compose(random_transforms()), Untracked(random_transforms())
     for transform in (tracked, untracked):
         transform.set_random_state(seed=3)
-    different = 0
+    drawn = set()
     for _ in range(8):
         expected, found = tracked({"image": image})["image"], untracked({"image": image})["image"]
         assert isinstance(expected, MetaTensor) and type(found) is torch.Tensor
         assert torch.equal(found, expected.as_tensor())
-        different += not torch.equal(found, image[:, ::2, ::2])
-    assert different
+        drawn.add(round(found.sum().item(), 4))
+    assert len(drawn) > 4
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -60,6 +60,26 @@ def test_it_stays_within_three_decades_and_says_when_nothing_was_found():
     assert lowest(10) == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize("right", [0.9, 0.8, 0.7])
+def test_a_sign_that_is_noise_in_part_does_not_drag_the_level_down(right):
+    """A disapproval on the way up is no sign that the level is reached."""
+    found = []
+    for seed in range(40):
+        schedule, random = LevelSearch(1000, 1e-3, 0.1), torch.Generator().manual_seed(seed)
+        for step in range(100):
+            sign = 1.0 if schedule(step) < 1e-3 else -1.0
+            schedule.observe(step, sign if torch.rand((), generator=random) < right else -sign)
+        found.append(math.log10(schedule(100) / 1e-3))
+    assert abs(sorted(found)[20]) < math.log10(2)
+
+
+def test_one_step_that_is_no_number_does_not_end_the_search():
+    schedule = LevelSearch(STEPS, 1e-3, SHARE)
+    for step in range(40):
+        schedule.observe(step, math.nan if step == 0 else (1.0 if schedule(step) < 1e-3 else -1.0))
+    assert 1 / FACTOR < schedule(40) / 1e-3 < FACTOR
+
+
 @pytest.mark.parametrize("guess", [1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 @pytest.mark.parametrize("one_pass", [True, False])
 def test_on_a_parabola_it_finds_the_step_to_the_bottom_whatever_the_guess(guess, one_pass):
@@ -160,6 +180,22 @@ def test_the_search_is_a_share_of_the_training_but_long_enough_to_find_something
             schedule.observe(step, 1.0)
     assert step == searched
     assert schedule(searched) == pytest.approx(min(1.0, 1e-6 * min(1.5, 10 ** (12 / searched)) ** searched))
+
+
+@pytest.mark.parametrize("options", [{"meta_every": 5}, {"lookahead": "sgd"}])
+def test_a_search_that_would_not_see_every_step_is_refused(options):
+    network = Scale().double()
+    optimizer = torch.optim.SGD(scale_groups(network, lr=1e-3))
+    with pytest.raises(OptionError, match="A LevelSearch judges every step that the optimizer took; meta_every is"):
+        MetaLR(optimizer, network, schedule=LevelSearch(STEPS, 1e-3), **options)
+
+
+def test_a_state_from_before_there_were_searches_is_taken_by_a_plain_schedule():
+    state = build(search=False)[2].state_dict()
+    del state["search"]
+    build(search=False)[2].load_state_dict(state)
+    with pytest.raises(StateError, match="no LevelSearch"):
+        build(search=True)[2].load_state_dict(state)
 
 
 def test_a_search_of_a_short_training_leaves_a_step_to_train():

@@ -6,7 +6,7 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from metalr_monai import EfficientNetLite0, GenesisUNet3D, genesis_small_file, load_weights, resnet18
-from metalr_monai.errors import WeightsError
+from metalr_monai.errors import OptionError, WeightsError
 from metalr_monai.weights.match_norms import match_norms, normalized_layers, weight_norms
 
 NETWORKS = {
@@ -145,6 +145,42 @@ def test_a_network_that_uses_such_an_output_elsewhere_is_refused_and_keeps_the_w
     with pytest.raises(WeightsError, match=r"match_norms would change what PreActivation computes, by \d+%"):
         load_weights(network, source.state_dict(), match_norms_for=(2, 1, 8, 8))
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), source.parameters(), strict=True))
+
+
+class InAList(PreActivation):
+    """As networks under deep supervision, which return several outputs."""
+
+    def forward(self, x):
+        return {"all": [super().forward(x)]}
+
+
+class Silent(PreActivation):
+    """Its head is built as 0."""
+
+    def forward(self, x):
+        return 0 * super().forward(x)
+
+
+@pytest.mark.parametrize("kind, told", [(InAList, "would change what InAList computes"), (Silent, "nothing but 0")])
+def test_a_difference_is_seen_in_any_output_or_the_network_refused(kind, told):
+    torch.manual_seed(0)
+    network, source = kind(), kind()
+    nn.init.normal_(source.conv.weight)
+    with pytest.raises(WeightsError, match=told):
+        load_weights(network, source.state_dict(), match_norms_for=(2, 1, 8, 8))
+
+
+def test_a_layer_that_was_built_as_0_keeps_the_norm_of_the_file():
+    network, source = (nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)) for _ in range(2))
+    nn.init.zeros_(network[0].weight)
+    assert load_weights(network, source.state_dict(), match_norms_for=(2, 1, 4, 4)).rescaled == {}
+    assert torch.equal(network[0].weight, source[0].weight)
+
+
+@pytest.mark.parametrize("shape", ["auto", [], [2, 1, 0.5], 7])
+def test_what_is_no_shape_is_refused(shape):
+    with pytest.raises(OptionError, match=r"match_norms_for is .*; expected an input's shape"):
+        load_weights(nn.Sequential(nn.Conv2d(1, 2, 1)), {}, match_norms_for=shape)
 
 
 class Shared(nn.Module):
