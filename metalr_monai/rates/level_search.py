@@ -40,11 +40,14 @@ class LevelSearch:
     Example:
         >>> schedule = LevelSearch(steps=8, guess=1e-3)  # 40 steps would be more than half, so 4
         >>> for step, approval in enumerate([0.5, 0.1, -0.2, 0.1]):
-        ...     print(f"{schedule(step):.3g}", end=" ")
+        ...     print(f"{schedule(step):.3g}")
         ...     schedule.observe(step, approval)
-        1e-06 1.5e-06 2.25e-06 1.5e-06
-        >>> f"{schedule(4):.3g}"
-        '1.84e-06'
+        1e-06
+        1.5e-06
+        2.25e-06
+        1.5e-06
+        >>> print(f"{schedule(4):.3g}")
+        1.84e-06
     """
 
     def __init__(self, steps: int, guess: float, search: float = 0.1) -> None:
