@@ -83,6 +83,8 @@ def test_a_series_changes_with_any_of_its_files(tmp_path):
     known = mark(tmp_path)
     assert known["size"] == sum(file.stat().st_size for file in files)
     assert mark(tmp_path / f"{UID}.1") == known
+    joined = b"".join(file.read_bytes() for file in sorted(files))
+    assert known["sha256"] == hashlib.sha256(joined).hexdigest()
     (tmp_path / ".hidden").write_bytes(b"by the file manager")
     (tmp_path / "notes.txt").write_bytes(b"no DICOM")
     touch(files[1])
