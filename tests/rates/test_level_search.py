@@ -99,6 +99,30 @@ def test_on_a_parabola_it_finds_the_step_to_the_bottom_whatever_the_guess(guess,
     assert 1 / FACTOR < found * curvature < FACTOR
 
 
+class Recorded(LevelSearch):
+    def __init__(self):
+        super().__init__(10, 1e-3, 0.5)
+        self.steps = []
+
+    def observe(self, step, approval):
+        self.steps.append(step)
+        super().observe(step, approval)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_each_step_is_judged_once_and_by_its_own_number(one_pass):
+    network = Scale().double()
+    schedule = Recorded()
+    tuner = MetaLR(
+        torch.optim.SGD(scale_groups(network, lr=1e-3)), network, one_pass=one_pass, schedule=schedule, renormalize=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for _ in range(6):
+            tuner.step(network.first.sum, None if one_pass else network.first.sum)
+    assert schedule.steps == [0, 1, 2, 3, 4] + [5] * (not one_pass)
+
+
 def build(search=True, one_pass=True):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double()
