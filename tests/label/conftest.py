@@ -77,7 +77,7 @@ def liver_bundle(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def lesion_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     write_pocus_phantoms(folder / "frames", 30, 2, progress=False)
-    options = {"split": "fold 1 of 10", "epochs": 6, "val_interval": 6, "batch_size": 10, "lr": 0.001}
+    options = {"split": "fold 1 of 10", "epochs": 12, "val_interval": 12, "batch_size": 10, "lr": 0.001}
     return train_bundle(LESION, folder / LESION, "warmup_cosine", dataset_dir=folder / "frames", **options)
 
 
