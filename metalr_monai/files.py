@@ -1,17 +1,14 @@
-"""Files and folders that appear under their name only when they are whole; and what to know files again by."""
+"""Files and folders that appear under their name only when they are whole."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-CHUNK = 2**20  # bytes read at once
 
 _STARTED = time.time()  # of this process, near enough
 
@@ -37,20 +34,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
-
-
-def sha256(*files: Path) -> str:
-    """SHA-256 of the bytes of all files, one after the other: 64 hexadecimal digits.
-
-    Raises:
-        OSError: a file is missing or cannot be read.
-    """
-    content = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                content.update(chunk)
-    return content.hexdigest()
 
 
 def _remove_leftovers(path: Path) -> None:

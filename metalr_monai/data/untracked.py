@@ -11,8 +11,9 @@ from monai.transforms import Compose
 class Untracked(Compose):  # type: ignore[misc]  # MONAI is untyped
     """`Compose` whose transforms give plain tensors: the same numbers, without affine and list of what was applied.
 
-    Nothing inverts the transforms of a training sample, and of small images the record takes most of the time. MONAI
-    has one switch for it in a process: do not run this in threads, beside transforms that are to be recorded.
+    Nothing inverts the transforms of a training sample, and of small images keeping the record takes longer than the
+    transforms. MONAI has one switch for it in a process: do not run this in threads, beside transforms that are to be
+    recorded.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as Compose has it

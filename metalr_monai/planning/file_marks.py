@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..checksum import sha256
 from ..data.dicom_files import dicom_files
 from ..data.dicom_series import is_series
 from ..data.hold_out import case_names
 from ..errors import DataError, first_few
-from ..files import sha256
 from ..in_threads import in_threads
 
 

@@ -64,7 +64,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "network": Rule(f"one of {', '.join(CLASSES)}", lambda value: value in tuple(CLASSES)),
     "checkpoint": Rule("a path, or null", _or_none(_text)),
     "checkpoint_sha256": Rule("64 hexadecimal digits, or null", _or_none(_digest)),
-    "match_norms": Rule("true or false", _truth),
     "batch_statistics": Rule("'always' or 'standard'", lambda value: value in ("always", "standard")),
     "network_options": Rule("the options of DynUNet, by name", lambda value: isinstance(value, Mapping)),
     "passes": Rule("a whole number, 1 or more", _whole(1)),
@@ -75,7 +74,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "scheme": Rule("the name of an overlay in configs/schemes, or null", _or_none(_text)),
     "loss": Rule("a loss of monai.losses, as {'_target_': 'DiceCELoss', …}", _loss),
     "mirror_axes": Rule("a list of different axes, of 0, 1 and 2 for x, y and z", _axes),
-    "bfloat16": Rule("true or false", _truth),
     "folds": Rule("a whole number, 2 or more", _whole(2)),
     "memory_gb": Rule("a number above 0", _number(0, or_more=False)),
     "postprocessing": Rule("'undecided', or what was decided", lambda value: value is not None),
@@ -83,7 +81,7 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 _BY_SETTINGS: Final = (
     *("width", "hu_window", "value_range", "spacing", "patch_size", "batch_size", "patches_per_volume", "epochs"),
-    *("val_interval", "lr", "momentum", "meta", "overlap"),
+    *("val_interval", "lr", "momentum", "meta", "overlap", "match_norms", "bfloat16"),
 )
 _OPTIONAL: Final = ("bundle",)
 

@@ -37,12 +37,13 @@ from monai.transforms.utils import map_binary_to_indices
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checksum import sha256
 from ..data.hold_out import case_names
 from ..data.regions import Regions
 from ..data.resample import AxisSpacingd
 from ..data.scan_reader import ScanReader
 from ..errors import DataError, MetaLRError, first_few, own_error
-from ..files import atomic_path, sha256
+from ..files import atomic_path
 from ..in_threads import MOST_WORKERS, in_threads
 from ..nifti import UNREADABLE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import metalr_monai
 
-from ..files import sha256
+from ..checksum import sha256
 
 
 def code_fingerprint(bundle: Path) -> str:

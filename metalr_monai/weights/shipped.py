@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from ..checksum import sha256
 from ..errors import WeightsError
-from ..files import sha256
 
 GENESIS_SMALL: Final = Path(__file__).with_name("genesis_small.pt")
 GENESIS_SMALL_SHA256: Final = "8a9debd503ed1f70e52ddc6baeeb6484e69d29d0f57b825a6a6322a9be7f2033"
