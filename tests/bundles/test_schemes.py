@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import lesion_2d_bundle
 import liver_ct_bundle
 import pytest
 import torch
-from bundle_runs import CONFIGS_ARE_CODE, Bundle, own_error
+from bundle_runs import CONFIGS_ARE_CODE, Bundle, own_error, rows
 from lesion_2d_bundle import SCHEMES
 from monai.utils import set_determinism
 
@@ -141,6 +142,21 @@ def test_a_scheme_trains_what_it_says_at_the_rates_that_it_says(
             factors = dict(zip(task.blocks, RATES[name](task, entry["epoch"]), strict=True))
             rates = {block: report["settings"]["lr"] * factor for block, factor in factors.items()}
             assert entry["rates"] == pytest.approx(rates, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_search_finds_its_level_in_a_bundle(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """From a guess so high that the search begins near the level: it goes up and down, and a cosine follows."""
+    task, data = TASKS[kind], request.getfixturevalue(TASKS[kind].data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Every step of the search was approved of")
+        train(task, "metalr_level_search", lr=100.0, epochs=6, dataset_dir=str(data), bundle_root=str(tmp_path))
+    table = [[float(row[f"lr/{block}"]) for block in task.blocks] for row in rows(tmp_path / "runs/train/rates.csv")]
+    level = torch.tensor(table).log().mean(1)
+    searched = len(table) // 2
+    assert len(table) == 6 * task.steps
+    assert (level[:searched].diff() > 0).any() and (level[:searched].diff() < 0).any()
+    assert (level[searched:].diff() < 0).all()
 
 
 def test_a_resumed_run_refuses_another_knob(frames: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 import metalr_monai
-from metalr_monai import MetaLR, MetaLRHandler
+from metalr_monai import LevelSearch, MetaLR, MetaLRHandler
 
 WORLD, STEPS = 2, 6
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch was built without gloo")
@@ -39,10 +39,12 @@ def half(data, rank):
 
 
 OPTIONS = [{}, {"one_pass": True}, {"lookahead": "sgd"}]
+SEARCHED = 16  # steps of a training with a search
+SEARCHING = {"one_pass": True, "renormalize": True}  # with a LevelSearch, which has a state: one for each tuner
 
 
-def learn(network, tuner, one_pass, take=lambda data: data):
-    for t in range(STEPS):
+def learn(network, tuner, one_pass, take=lambda data: data, steps=STEPS):
+    for t in range(steps):
         train, meta = take(batch(t)), take(batch(100 + t))
         meta_loss = () if one_pass else (lambda meta=meta: squared_error(network, meta),)
         tuner.step(lambda train=train: squared_error(network, train), *meta_loss)
@@ -97,6 +99,29 @@ def test_two_processes_equal_one_on_the_joined_batch_and_reduce_d_scalars(tmp_pa
         gradient = sum(p.numel() for p in network.parameters()) * float64  # training's own, one bucket a step
         assert sorted(first["bytes"]) == [d * float64] * meta_steps + [gradient] * STEPS
         assert not torch.equal(first["rates"][0], first["rates"][-1])
+
+
+def search_on_a_rank(rank: int) -> dict:
+    network = DistributedDataParallel(mlp())
+    tuner = MetaLR(torch.optim.SGD(groups(network.module)), network, schedule=search(), **SEARCHING)
+    learn(network, tuner, True, lambda data: half(data, rank), SEARCHED)
+    return {"rates": tuner.history.rates}
+
+
+def search() -> LevelSearch:
+    """Half of the steps search, from a level that some of them disapprove of."""
+    return LevelSearch(SEARCHED, 100.0, 0.5)
+
+
+def test_two_processes_find_the_level_that_one_finds_on_the_joined_batch(tmp_path):
+    first, second = in_two_processes(search_on_a_rank, tmp_path)
+    network = mlp()
+    tuner = MetaLR(torch.optim.SGD(groups(network)), network, schedule=search(), **SEARCHING)
+    learn(network, tuner, True, steps=SEARCHED)
+    assert torch.equal(first["rates"], second["rates"])
+    torch.testing.assert_close(first["rates"], tuner.history.rates, rtol=1e-6, atol=0)
+    level = tuner.history.rates.log().mean(1)  # multipliers have a geometric mean of 1
+    assert (level[: SEARCHED // 2].diff() > 0.1).any() and (level[: SEARCHED // 2].diff() < -0.1).any()
 
 
 def unwrapped_and_inside(rank: int) -> dict:

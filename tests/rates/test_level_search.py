@@ -230,6 +230,27 @@ def test_a_search_of_a_short_training_leaves_a_step_to_train():
     assert schedule(1) > 0 == schedule(2)
 
 
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_a_gradient_scaler_changes_no_verdict_and_a_step_that_it_skips_is_none(one_pass):
+    def levels(scaler, spoilt):
+        network = mlp()
+        schedule = LevelSearch(24, 300.0, 0.5)
+        optimizer = torch.optim.SGD(metalr_monai.param_groups(network, "auto", 1e-3))
+        tuner = MetaLR(optimizer, network, one_pass=one_pass, scaler=scaler, schedule=schedule, renormalize=True)
+        for t in range(24):
+            meta = () if one_pass else (lambda t=t: squared_error(network, batch(100 + t)),)
+            if t == spoilt:
+                tuner.step(lambda: squared_error(network, batch(0)) * math.inf, *meta)
+            tuner.step(lambda t=t: squared_error(network, batch(t)), *meta)
+        return tuner.history.rates
+
+    plain = levels(None, spoilt=None)
+    scaled = levels(torch.amp.GradScaler("cpu", init_scale=1024.0), spoilt=5)
+    torch.testing.assert_close(scaled, plain, rtol=1e-9, atol=0)
+    level = plain.log().mean(1)
+    assert (level[1:12].diff() > 0).any() and (level[1:12].diff() < 0).any()  # both verdicts were given
+
+
 def test_it_learns_on_real_batches_at_no_pass_of_its_own():
     network = mlp()
     calls = []

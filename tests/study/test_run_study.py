@@ -258,7 +258,7 @@ def test_a_scheme_of_a_sweep_stands_for_all_its_start_rates(small_study: Study, 
     lines = {f"{name}, lr {rate}": (name, rate) for name in NAMES for rate in (0.1, 0.01)}
     schemes = {name: replace(small_study.schemes[line], name=name) for name, (line, _) in lines.items()}
     sweep = replace(small_study, schemes=schemes, start_rates=lines)
-    asked = [NAMES[1], f"{NAMES[0]}, lr 0.1"]
+    asked = [NAMES[1], f"{NAMES[1]}, lr 0.1", f"{NAMES[0]}, lr 0.1"]  # the second is one of the first
     found = [run.own.scheme for run in make_matrix(sweep, None, tmp_path, 1, asked).runs]
     assert found == [f"{NAMES[1]}, lr 0.1", f"{NAMES[1]}, lr 0.01", f"{NAMES[0]}, lr 0.1"]
 
