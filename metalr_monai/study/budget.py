@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class EqualTime:
         reached: of how many seeds the scheme ever has the baseline's last score.
         time_ratio: time until a validation first gives the baseline's last score, over the baseline's own such time;
             the median over seeds. None unless more than half of them reach it.
+        epoch_ratio: the same in epochs, which other work on the machine does not change; None also where there was a
+            search, whose epochs are another kind of run's.
     """
 
     score: MeanSD
@@ -33,6 +36,7 @@ class EqualTime:
     seeds: int
     reached: int
     time_ratio: float | None
+    epoch_ratio: float | None
 
 
 def has_curve(run: RunRecord) -> bool:
@@ -52,34 +56,48 @@ def equal_time(own: Mapping[int, RunRecord], base: Mapping[int, RunRecord]) -> E
     pairs = [(run, other) for run, other in pairs if has_curve(run) and has_curve(other)]
     if not pairs:
         return None
-    lasts = [_curve(other)[-1][1] for _, other in pairs]
-    ratios = [
-        _first_time(run, last) / _first_time(other, last) for (run, other), last in zip(pairs, lasts, strict=True)
-    ]
-    ratio = statistics.median(ratios)
+    lasts = [_curve(other)[-1].score for _, other in pairs]
+    firsts = [(_first(run, last), _first(other, last)) for (run, other), last in zip(pairs, lasts, strict=True)]
+    searched = any(run.search_seconds for pair in pairs for run in pair)
     return EqualTime(
         score=mean_sd([_score_at(run, other.train_seconds) for run, other in pairs]),
         baseline=mean_sd(lasts),
         seeds=len(pairs),
-        reached=sum(map(math.isfinite, ratios)),
-        time_ratio=ratio if math.isfinite(ratio) else None,
+        reached=sum(math.isfinite(own.seconds) for own, _ in firsts),
+        time_ratio=_median([own.seconds / base.seconds for own, base in firsts]),
+        epoch_ratio=None if searched else _median([own.epoch / base.epoch for own, base in firsts]),
     )
 
 
-def _curve(run: RunRecord) -> list[tuple[float, float]]:
-    """Seconds and validation score of every validated epoch of training, in order."""
+class _Validation(NamedTuple):
+    epoch: float
+    seconds: float
+    score: float
+
+
+_NEVER = _Validation(math.inf, math.inf, math.nan)
+
+
+def _median(ratios: list[float]) -> float | None:
+    ratio = statistics.median(ratios)
+    return ratio if math.isfinite(ratio) else None
+
+
+def _curve(run: RunRecord) -> list[_Validation]:
+    """Every validated epoch of training, in order, and the seconds until its end."""
     ends = accumulate((epoch.seconds for epoch in run.epochs), initial=run.search_seconds)
     times = dict(zip((0, *(epoch.epoch for epoch in run.epochs)), ends, strict=True))
-    return [(times[epoch], score) for epoch, score in sorted(run.validation.items()) if epoch > 0 and epoch in times]
+    validated = sorted(run.validation.items())
+    return [_Validation(epoch, times[epoch], score) for epoch, score in validated if epoch > 0 and epoch in times]
 
 
 def _score_at(run: RunRecord, seconds: float) -> float:
     """NaN before the first validation."""
-    start = [(run.search_seconds, run.validation[0])] if 0 in run.validation else []
-    times, scores = zip(*start, *_curve(run), strict=True)
+    start = [_Validation(0, run.search_seconds, run.validation[0])] if 0 in run.validation else []
+    _, times, scores = zip(*start, *_curve(run), strict=True)
     return float(np.interp(seconds, times, scores, left=math.nan))
 
 
-def _first_time(run: RunRecord, score: float) -> float:
-    """Infinite where no validation gives the score."""
-    return min((seconds for seconds, value in _curve(run) if value >= score), default=math.inf)
+def _first(run: RunRecord, score: float) -> _Validation:
+    """The first validation that gives the score."""
+    return next((validation for validation in _curve(run) if validation.score >= score), _NEVER)

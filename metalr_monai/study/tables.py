@@ -96,6 +96,7 @@ def csv_rows(summary: Summary, published: Published | None = None) -> list[dict[
             "peak memory bytes": cost.peak_memory,
             "validation at equal time %": _hundred(equal.score.mean) if equal else math.nan,
             "time to the baseline's score, ratio": equal.time_ratio if equal else math.nan,
+            "epochs to the baseline's score, ratio": equal.epoch_ratio if equal else math.nan,
         }
         row |= {
             f"{column} published": (published or {}).get(scheme.scheme, {}).get(column, "")
@@ -186,18 +187,18 @@ def _equal_time(summary: Summary) -> TextTable:
         equal = scheme.equal_time
         if equal is not None:
             reached = f"{equal.reached} of {equal.seeds}"
-            rows.append(
-                (scheme.scheme, percent(equal.score), percent(equal.baseline), reached, _times(equal.time_ratio))
-            )
+            ratios = (_times(equal.time_ratio), _times(equal.epoch_ratio))
+            rows.append((scheme.scheme, percent(equal.score), percent(equal.baseline), reached, *ratios))
     return TextTable(
         "At equal time",
-        ("scheme", "validation then", f"{summary.baseline} then", "reach it", "time to it, ×"),
+        ("scheme", "validation then", f"{summary.baseline} then", "reach it", "time to it, ×", "epochs, ×"),
         tuple(rows if len(rows) > 1 else ()),
         note=(
             f"Then: when the run of {summary.baseline} with the same seed was over; key metric of the validation, "
             "%, on a straight line between validations. Reach it: seeds with a validation as high as the last one of "
-            f"{summary.baseline}. Time to it: over the first time of {summary.baseline} at that score; "
-            "median over seeds. –: its search was not over then, or no more than half of the seeds reach it."
+            f"{summary.baseline}. Time and epochs to it: over those of {summary.baseline} until it first has that "
+            "score; median over seeds. –: its search was not over then, or no more than half of the seeds reach it; "
+            "epochs are not counted of a scheme that searches."
         ),
     )
 

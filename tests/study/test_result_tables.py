@@ -89,10 +89,10 @@ def test_columns_of_searches_are_there_only_with_a_search():
 
 def test_equal_time_only_of_schemes_with_a_curve():
     assert markdown("At equal time").split("\n\n")[1] == (
-        "| scheme | validation then | all layers then | reach it | time to it, × |\n"
-        "|---|---:|---:|---:|---:|\n"
-        "| all layers | 60.0 ± 0.0 | 60.0 ± 0.0 | 2 of 2 | 1.00 |\n"
-        "| fast | 50.0 | 60.0 | 0 of 1 | – |"
+        "| scheme | validation then | all layers then | reach it | time to it, × | epochs, × |\n"
+        "|---|---:|---:|---:|---:|---:|\n"
+        "| all layers | 60.0 ± 0.0 | 60.0 ± 0.0 | 2 of 2 | 1.00 | 1.00 |\n"
+        "| fast | 50.0 | 60.0 | 0 of 1 | – | – |"
     )
     last_only = [replace(one, validation={2: 0.5}) for one in RECORDS]
     assert not [table for table in tables(summary(last_only)) if table.title == "At equal time"]
