@@ -22,6 +22,7 @@ from monai.bundle import run as run_config
 
 from ..errors import own_error
 from ..files import atomic_path
+from ..handlers.run_checkpoints import PREFIX
 
 JOB_FILE = "study_run.json"
 LOG_FILE = "log.txt"
@@ -102,6 +103,8 @@ def run(folder: Path) -> None:
         common = {"meta_file": job.meta_file, "bundle_root": str(folder), **keys}
         if not is_trained(folder):
             run_config(config_file=job.config_files, **common)
+        for checkpoint in (folder / TRAINED).parent.glob(f"{PREFIX}*.pt"):  # most of a folder's bytes, by far
+            checkpoint.unlink()
         if not is_done(folder, job):
             common["split"] = str(folder / "runs/train/split.json")
             run_config(config_file=[*job.config_files, job.evaluate], **common)
@@ -130,8 +133,13 @@ def run_logged(folder: Path, variables: Mapping[str, str], threads: int) -> None
             os.dup2(log.fileno(), descriptor)
         try:
             run(folder)
-        except Exception as error:
-            if (cause := own_error(error)) is None:
-                raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process fails
             traceback.print_exc()
+            cause = own_error(error) or _first_cause(error)
             sys.exit(f"{type(cause).__name__}: {cause}")  # last, where the study looks for the reason
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

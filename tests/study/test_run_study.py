@@ -51,6 +51,7 @@ def test_every_scheme_is_run_scored_and_reported(finished: Path) -> None:
     assert len(list(finished.rglob("run_report.json"))) == 1 + 3 + 2  # the source, the schemes, the search
     for name in ("results.md", "results.csv", "results.json", "report.html"):
         assert (finished / name).stat().st_size > 0
+    assert not list(finished.rglob("resume_checkpoint_*")) and list(finished.rglob("model.pt"))
     assert all(0 <= record.scores["accuracy"] <= 1 and len(record.epochs) == 2 for record in records)
     assert {len(record.cases) for record in records} == {len(records[0].cases)}
 
@@ -124,13 +125,16 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(finished: Path, tmp_path
     schemes = {
         "all layers": {"overlays": ["schemes/all_layers.json"]},
         "hopeless": {"overlays": ["schemes/all_layers.json"], "keys": {"checkpoint": "none.pt"}},
+        "broken": {"overlays": ["schemes/all_layers.json"], "keys": {"train#inferer#enabled": "$1 / 0"}},
         "scratch": {"overlays": ["schemes/all_layers.json"], "pretrained": False},
     }
     study = study_in(tmp_path / "study", schemes=schemes, scratch="scratch")
     outcome = run_study(study, output, command="study")
-    assert [(failure.scheme, failure.seed) for failure in outcome.failures] == [("hopeless", 0)]
-    assert re.search(r"log\.txt ends with: WeightsError: .*none\.pt", outcome.failures[0].reason)
-    assert list(outcome.skipped.values()) == ["not finished"]
+    failures = {(failure.scheme, failure.seed): failure.reason for failure in outcome.failures}
+    assert set(failures) == {("hopeless", 0), ("broken", 0)}
+    assert re.search(r"log\.txt ends with: WeightsError: .*none\.pt", failures["hopeless", 0])
+    assert failures["broken", 0].endswith("log.txt ends with: ZeroDivisionError: division by zero")  # not MONAI's
+    assert list(outcome.skipped.values()) == ["not finished"] * 2
     assert "scratch" in (output / "results.md").read_text()
 
 
