@@ -241,7 +241,7 @@ def label_app(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> Answer:
-    """Prepare a folder that MONAI Label is started on, for readers in 3D Slicer or OHIF; nothing is downloaded.
+    """Prepare a folder that MONAI Label is started on, for readers in 3D Slicer; nothing is downloaded.
 
     FOLDER: of the app; made, or, if this verb made it before, left as it is but for bundles that it lacks.
     --studies: folder of the images to label, and of the labels; required.

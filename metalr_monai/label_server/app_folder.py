@@ -19,7 +19,7 @@ from ..weights.describe import describe_checkpoint
 
 TESTED = "0.8.5"  # of MONAI Label
 PACKAGES = ("monailabel", "monai", "torch", "numpy")
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".bmp")
 NOT_COPIED = shutil.ignore_patterns("runs", "phantoms", "__pycache__", ".*")
 NEEDED = ("configs/inference.json", "configs/train.json", "configs/metadata.json", "models/model.pt")
 IMPORTS = "import monailabel.interfaces.app, monailabel.tasks.infer.bundle, metalr_monai.label_server.server_app"
