@@ -90,10 +90,11 @@ def _signature(name: str) -> str:
 
 
 def _usage() -> str:
-    rows = [(_signature(name), (inspect.getdoc(verb) or "").splitlines()[0]) for name, verb in VERBS.items()]
-    width = max(len(signature) for signature, _ in rows)
-    lines = [f"  {signature:<{width}}  {summary}" for signature, summary in rows]
-    return "\n".join(["Usage: python -m metalr_monai VERB … [--json] [--help]", "", *lines])
+    summaries = {name: (inspect.getdoc(verb) or "").splitlines()[0] for name, verb in VERBS.items()}
+    rows = [(_signature(name).partition(" [")[0], summary) for name, summary in summaries.items()]
+    lines = [line for words, summary in rows for line in (f"  {words}", f"      {summary}")]
+    usage = "Usage: python -m metalr_monai VERB … [--json]; the flags of a verb: VERB --help"
+    return "\n".join([usage, "", *lines])
 
 
 @contextmanager

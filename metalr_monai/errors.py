@@ -58,6 +58,13 @@ def own_error(error: BaseException) -> MetaLRError | None:
     return cause
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The error that began a chain of them."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
 def near_misses(name: str, candidates: Iterable[str]) -> str:
     """A sentence for an error message with the names that `name` may have meant, or nothing."""
     near = difflib.get_close_matches(name, list(candidates), n=5)

@@ -27,6 +27,7 @@ from .. import (
 from ..data.ct_lists import READERS
 from ..data.image_lists import IMAGE_READERS
 from ..data.phantom_kinds import PHANTOMS
+from ..doctor.bundle import diagnose
 from ..errors import MetaLRError, OptionError, first_few, near_misses, own_error
 from ..handlers import run_facts
 from ..planning.stages import open_plan
@@ -62,6 +63,24 @@ def inspect_checkpoint(checkpoint: str) -> Answer:
         return planning_verbs.inspect_nnunet(checkpoint)
     found = describe_checkpoint(checkpoint)
     return Answer(found.to_dict(), str(found))
+
+
+def doctor(bundle: str, *, overlays: str | None = None) -> Answer:
+    """Name what is wrong with a bundle, id by id, without running it; exit code 2 if there is something.
+
+    References that lead nowhere, targets that do not exist, arguments that a target does not take, expressions that are
+    no Python, keys of an overlay that change nothing, packages that are missing; then the network is built, and
+    models/model.pt loaded into it. A bundle's config is code: look only into those of people you trust.
+
+    BUNDLE: its folder.
+    --overlays: config files, with commas between, to be read on top of the bundle's train.json, as a training would.
+    """
+    named = [Path(name.strip()).expanduser().absolute() for name in (overlays or "").split(",") if name.strip()]
+    found = diagnose(Path(bundle).expanduser().absolute(), named)
+    rows = [f"{name}: {count} ids, no fault" for name, count in found.checked.items() if count]
+    rows += [f"Note: {note}" for note in found.notes]
+    rows += [f"FAULT in {fault}" for fault in found.faults]
+    return Answer(dataclasses.asdict(found), "\n".join(rows), not found.faults)
 
 
 def phantoms(
@@ -273,6 +292,7 @@ def label_app(
 
 VERBS: dict[str, Verb] = {
     "info": info,
+    "doctor": doctor,
     "inspect": inspect_checkpoint,
     "phantoms": phantoms,
     "check-data": check_data,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from monai.bundle import run as run_config
 
-from ..errors import own_error
+from ..errors import first_cause, own_error
 from ..files import atomic_path
 from ..handlers.run_checkpoints import PREFIX
 
@@ -135,11 +135,5 @@ def run_logged(folder: Path, variables: Mapping[str, str], threads: int) -> None
             run(folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the process fails
             traceback.print_exc()
-            cause = own_error(error) or _first_cause(error)
+            cause = own_error(error) or first_cause(error)
             sys.exit(f"{type(cause).__name__}: {cause}")  # last, where the study looks for the reason
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

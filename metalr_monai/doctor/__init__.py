@@ -1,0 +1,1 @@
+"""What is wrong with a bundle, told by id before anything runs."""
