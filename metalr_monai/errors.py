@@ -59,8 +59,8 @@ def own_error(error: BaseException) -> MetaLRError | None:
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The error that began a chain of them."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    """The error that began a chain of them, but for those that `raise … from None` hides."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     return error
 
