@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-import logging
-
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 
-from .options import checked_count
+from .options import checked_count, checked_number
 from .scheme import Scheme
-
-logger = logging.getLogger(__name__)
 
 
 class ProbeThenTune(Scheme):
-    """LP-FT, linear probing and then fine-tuning: the first epochs train the head alone, the others all blocks.
+    """LP-FT, linear probing and then fine-tuning: the first steps train the head alone, the others all blocks.
 
     Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", 2022. The paper
     tunes at a rate of its own; here each block has the rate that the optimizer was built with. Batch norms of frozen
     blocks see the batches as those of the other schemes do.
 
     Args:
-        probe_epochs: how many epochs train the head alone, 1 or more. A run that has no more than these warns that its
-            other blocks will never train.
+        epochs: of the run, 1 or more.
+        probe: share of their steps that train the head alone, above 0 and below 1; in steps, so that a run of one epoch
+            has both halves.
 
     Raises:
-        OptionError: `probe_epochs` is no whole number above 0.
+        OptionError: an argument is outside of its range.
     """
 
-    def __init__(self, probe_epochs: int) -> None:
+    def __init__(self, epochs: int, probe: float) -> None:
         super().__init__()
-        self._probe_epochs = checked_count("probe_epochs", probe_epochs, 1)
+        self._epochs = checked_count("epochs", epochs, 1)
+        self._probe = checked_number("probe", probe, "a number above 0 and below 1", lambda value: 0 < value < 1)
+        self._probing: bool | None = None
 
-    def start(self, engine: SupervisedTrainer) -> None:
-        """Say so where only the head will train."""
-        if engine.state.max_epochs <= self._probe_epochs:
-            logger.warning(
-                "ProbeThenTune trains the head alone for %d epochs, and the run has %d: the other blocks will never "
-                "train. Ask for more epochs, or for fewer probe_epochs.",
-                self._probe_epochs,
-                engine.state.max_epochs,
-            )
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer, as `Scheme.attach` does."""
+        super().attach(engine)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._choose)
 
-    def start_epoch(self, engine: SupervisedTrainer) -> None:
-        """Train the head, or all."""
-        self.tune(self.names[-1:] if engine.state.epoch <= self._probe_epochs else self.names)
+    def _choose(self, engine: SupervisedTrainer) -> None:
+        """Train the head, or all; told by the trainer's iteration alone, so that resuming needs no state."""
+        steps = round(self._probe * self._epochs * engine.state.epoch_length)
+        probing = engine.state.iteration <= steps
+        if probing != self._probing:
+            self._probing = probing
+            self.tune(self.names[-1:] if probing else self.names)

@@ -121,7 +121,7 @@ def _on_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.update({"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(WORLD)})
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    trainer, steps = train(ProbeThenTune(1), distributed=True)
+    trainer, steps = train(ProbeThenTune(2, 0.5), distributed=True)
     found = {"moved": [sorted(names) for names in steps.moved()], "weights": steps.after[-1]}
     found["losses_of_own_data"] = trainer.state.output[0]["loss"]
     torch.save(found, f"{folder}/{rank}.pt")
@@ -139,7 +139,7 @@ def test_two_processes_keep_the_same_weights_when_blocks_are_unfrozen(tmp_path: 
 
 
 def test_a_trainer_that_goes_on_keeps_its_start_rates_and_its_blocks():
-    scheme = ProbeThenTune(1)
+    scheme = ProbeThenTune(2, 0.5)
     trainer, steps = train(scheme, epochs=1)
     start, trainer.state.max_epochs = scheme.start_rates, 2
     trainer.run()
