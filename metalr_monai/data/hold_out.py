@@ -43,7 +43,7 @@ def hold_out(data: Any, amount: float, seed: int = 0) -> tuple[Any, Any]:
     total = len(data)
     cases = _cases(data)
     names = list(dict.fromkeys(cases))
-    count = _count(amount, len(names))
+    count = _count(amount, len(names), total)
     chosen = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count]}
     train, meta = ([i for i in range(total) if (cases[i] in chosen) is held] for held in (False, True))
     if isinstance(data, Dataset):
@@ -69,20 +69,23 @@ def _items(data: Any) -> Sequence[Any] | None:  # noqa: ANN401
     return items if isinstance(items, Sequence) and len(items) == len(data) else None
 
 
-def _count(amount: float, total: int) -> int:
+def _count(amount: float, cases: int, items: int) -> int:
+    known = f"{cases} cases"
+    if items > cases:
+        known += f" ({items} items; those of one group or case_id are one case)"
     if isinstance(amount, bool) or not isinstance(amount, (Integral, float)):
         raise MetaDataError(f"The meta set's size is {amount!r}; expected a count such as 23 or a share such as 0.25.")
     if isinstance(amount, float) and not 0 < amount < 1:
         raise MetaDataError(
             f"The meta set's share is {amount!r}; expected a float between 0 and 1, or an int to count."
         )
-    count = round(amount * total) if isinstance(amount, float) else int(amount)
+    count = round(amount * cases) if isinstance(amount, float) else int(amount)
     if count < 1:
-        raise MetaDataError(f"The meta set would be empty: {amount!r} of {total} items. Hold out at least one.")
-    if count >= total:
+        raise MetaDataError(f"The meta set would be empty: {amount!r} of {known}. Hold out at least one.")
+    if count >= cases:
         raise MetaDataError(
-            f"The meta set would take {count} of {total} items and leave nothing to train on. Hold out fewer, or use "
-            f"another training batch as meta batch (meta='training')."
+            f"The meta set would take {count} of {known} and leave nothing to train on. Hold out fewer, or use another "
+            f"training batch as meta batch (meta='training')."
         )
     return count
 

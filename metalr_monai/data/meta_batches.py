@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from ..errors import MetaDataError
 
-IndexBatches = Callable[[int], list[list[int]]]  # epoch of the meta stream → its batches of item numbers
+IndexBatches = Callable[[], Iterator[list[int]]]  # batches of item numbers, for ever, from the stream's first on
 ItemKey = tuple[tuple[int, ...], int]
 
 
@@ -31,7 +32,8 @@ class MetaBatches(Iterator[Any]):
             own batch sampler, as for weighted sampling; "first": the first batch, always (the published code).
         batch_size: items a batch; the loader's own by default.
         seed: of the order and of the random transforms.
-        rank, world_size: "shuffled" deals the items out to the ranks.
+        rank, world_size: "shuffled" deals the items out to the ranks, "loader" the batches (a `DistributedSampler`
+            already gives each rank its own).
 
     Raises:
         MetaDataError: the loader has no items, fewer than a batch (on each rank), or cannot be indexed.
@@ -153,19 +155,15 @@ def _seeded_generators(loader: DataLoader[Any], seed: int) -> Iterator[None]:
 
 
 class _EndlessKeys(Sampler[list[ItemKey]]):
-    """Batches of item keys from batch number `start` on, epoch after epoch."""
+    """Batches of item keys from batch number `start` on, for ever."""
 
     def __init__(self, batches: IndexBatches, seed: tuple[int, ...], start: int) -> None:
         self._batches, self._seed, self._start = batches, seed, start
 
     def __iter__(self) -> Iterator[list[ItemKey]]:
-        number = epoch = 0
-        while True:
-            for batch in self._batches(epoch):
-                if number >= self._start:
-                    yield [((*self._seed, number, place), index) for place, index in enumerate(batch)]
-                number += 1
-            epoch += 1
+        for number, batch in enumerate(self._batches()):
+            if number >= self._start:
+                yield [((*self._seed, number, place), index) for place, index in enumerate(batch)]
 
 
 def _index_batches(
@@ -176,7 +174,7 @@ def _index_batches(
         raise MetaDataError("The meta loader's data set is empty; give it at least one batch of items.")
     if order == "first":
         first = list(range(min(size, total)))
-        return lambda epoch: [first]
+        return _endless(lambda epoch: [first])
     if order == "loader":
         _refuse_short(total, size, "the meta loader")
         if batch_size is not None and batch_size != loader.batch_size:
@@ -185,9 +183,15 @@ def _index_batches(
                 f"set the size in the loader."
             )
         _refuse_short(len(_sampled(loader, seed, 0)[0]), size, "the meta loader's first batch")
-        return lambda epoch: _sampled(loader, seed, epoch)
+        own_share = isinstance(_sampler(loader), DistributedSampler)
+        return _endless(lambda epoch: _sampled(loader, seed, epoch), *((0, 1) if own_share else (rank, world_size)))
     _refuse_short(total // world_size, size, "each rank's share of the meta set" if world_size > 1 else "the meta set")
-    return lambda epoch: _shuffled(total, size, seed, epoch, rank, world_size)
+    return _endless(lambda epoch: _shuffled(total, size, seed, epoch, rank, world_size))
+
+
+def _endless(of_epoch: Callable[[int], list[list[int]]], first: int = 0, step: int = 1) -> IndexBatches:
+    """The batches epoch after epoch; of them number `first` and each `step`-th one behind it."""
+    return lambda: islice(chain.from_iterable(map(of_epoch, count())), first, None, step)
 
 
 def _sizes(loader: DataLoader[Any], batch_size: int | None) -> tuple[int, int]:
@@ -216,9 +220,15 @@ def _shuffled(total: int, size: int, seed: int, epoch: int, rank: int, world_siz
     return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
 
+def _sampler(loader: DataLoader[Any]) -> object:
+    """Its batch sampler's: a loader that was given a batch sampler has one more, which it does not use."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
+
+
 def _sampled(loader: DataLoader[Any], seed: int, epoch: int) -> list[list[int]]:
+    """An epoch's batches by the loader's own batch sampler, the same on all ranks unless it tells them apart."""
     number = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    sampler = loader.sampler
+    sampler = _sampler(loader)
     if isinstance(sampler, DistributedSampler):
         sampler.set_epoch(epoch)
     batches: Sequence[list[int]] | Any = loader.batch_sampler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from monai.metrics import compute_dice
 from monai.transforms import Orientation
 from torch import Tensor
 
-from ..errors import EngineError
 from ..files import atomic_path
+from .cases import outputs
 from .drawing import draws_here
 
 logger = logging.getLogger(__name__)
@@ -56,15 +57,7 @@ class ExampleSlices:
         self._seen = 0
 
     def _draw(self, engine: Engine) -> None:
-        if self._seen >= self._count:
-            return
-        batch, output = engine.state.batch, engine.state.output
-        if not isinstance(output, list) or not isinstance(batch, list):
-            raise EngineError("ExampleSlices needs one output a case; give the evaluator decollate=True.")
-        for item, result in list(zip(batch, output, strict=True))[: self._count - self._seen]:
-            missing = [key for key in ("image", "label", "pred") if key not in result]
-            if missing:
-                raise EngineError(f"The evaluator's output has {', '.join(result)}; it lacks {' and '.join(missing)}.")
+        for item, result in islice(outputs(engine, "image", "label", "pred"), self._count - self._seen):
             self._seen += 1
             image, label, pred = (result[key] for key in ("image", "label", "pred"))
             case = _case_name(item, image, self._seen)

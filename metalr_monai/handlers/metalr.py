@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ignite.distributed as idist
@@ -35,11 +35,13 @@ class MetaLRHandler:
 
     Args:
         meta: where meta batches come from. "training" (the default, and best in the paper's Table 2): a second,
-            independently shuffled stream over the training data; an int or a float in (0, 1): that many items, or that
-            share, of the training data are held out at `attach`, and the trainer's loader goes over the rest; a
-            `DataLoader`: its data set in a stream of its own. Leave it out with `one_pass=True`.
+            independently shuffled stream over the training data; an int or a float in (0, 1): that many cases, or that
+            share of them (see `hold_out`), are held out of the training data at `attach`, and the trainer's loader goes
+            over the rest; a `DataLoader`: its data set in a stream of its own. Leave it out with `one_pass=True`.
         meta_batch_size: items a meta batch; the training loader's by default, a meta loader's always.
         seed: of the hold-out, the meta stream and the meta pass's dropout; training's streams are not touched.
+        schedule_for: makes the `schedule` out of the batches that an epoch has when the run starts, which a hold-out
+            makes fewer: `lambda batches: RateSchedule("cosine", epochs * batches, 0.1, 1e-3)`.
         **options: those of `metalr_monai.MetaLR`: `rule`, `beta`, `eta`, `lookahead`, `scale`, `average`, `bounds`,
             `meta_every`, `one_pass`, `schedule`, `renormalize`, `hold`, `preset`, `quirks`.
 
@@ -67,10 +69,14 @@ class MetaLRHandler:
         meta_batch_size: int | None = None,
         seed: int = 0,
         preset: str = "paper",
+        schedule_for: Callable[[int], Callable[[int], float]] | None = None,
         **options: Any,  # noqa: ANN401 - checked by read_options
     ) -> None:
         self._options = {**options, "seed": seed}
-        known = read_options(preset, self._options)
+        self._schedule_for = schedule_for
+        if schedule_for is not None and "schedule" in options:
+            raise OptionError("schedule and schedule_for are both given; expected one of them.")
+        known = read_options(preset, self._options if schedule_for is None else {**self._options, "schedule": _to_come})
         if known.one_pass and meta is not None:
             raise OptionError(f"one_pass=True takes the next training batch for the meta batch; drop meta={meta!r}.")
         if isinstance(meta, str) and meta != "training":
@@ -105,12 +111,16 @@ class MetaLRHandler:
     def _start(self, engine: SupervisedTrainer) -> None:
         if self.tuner is None:
             _refuse_schedulers(engine)
-            scaler = engine.scaler if engine.amp else None
-            self.tuner = MetaLR(engine.optimizer, engine.network, preset=self._preset, scaler=scaler, **self._options)
+            if self._schedule_for is not None:
+                self._options["schedule"] = self._schedule_for(engine.state.epoch_length)
+            self.tuner = MetaLR(engine.optimizer, engine.network, preset=self._preset, **self._options)
             self._announce()
+        self.tuner.scaler = engine.scaler if engine.amp else None  # each run of a trainer makes a new one
         if self._pending is not None:
             self.load_state_dict(self._pending)
-        self.tuner.train_loss = lambda: engine.state.output["loss"]
+        if getattr(engine._process_function, "__func__", None) is SupervisedTrainer._iteration:
+            # An `iteration_update` of the user's own leaves its output there only when the step has been taken.
+            self.tuner.train_loss = lambda: engine.state.output["loss"]
         if not self._one_pass:
             self.tuner.meta_loss = lambda: self._meta_loss(engine)
 
@@ -175,7 +185,7 @@ class MetaLRHandler:
             logger.info("Meta batch: the next training batch (one pass).")
         elif self.split is not None:
             held = self.split["meta"]
-            logger.info("Meta set: %d cases held out of %d: %s", len(held), _total(self.split), first_few(held))
+            logger.info("Meta set: %d items held out of %d: %s", len(held), _total(self.split), first_few(held))
         else:
             logger.info("Meta batch: %s.", "a meta loader" if isinstance(self._meta, DataLoader) else "training data")
 
@@ -215,6 +225,11 @@ class MetaLRHandler:
             self.tuner.load_state_dict(state["tuner"])
         if self._batches is not None and state["batches"]:
             self._batches.load_state_dict(state["batches"])
+
+
+def _to_come(step: int) -> float:
+    """Stands for the schedule that the run's start will make, where options are checked together."""
+    return 1.0
 
 
 def _total(split: Mapping[str, list[str]]) -> int:

@@ -11,6 +11,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
+from torch.amp.grad_scaler import GradScaler
 
 from ..errors import StateError
 from ..files import atomic_path
@@ -23,6 +24,8 @@ MAY_CHANGE = ("epochs", "val_interval", "patience", "check", "device", "num_work
 
 class RunCheckpoints:
     """Save network, optimizer, learned rates and the trainer itself after each epoch, and load them at the start.
+
+    The trainer's GradScaler is one of them.
 
     Ignite's `Checkpoint` removes an old file before the new one is there, and forgets the files of a run that it
     resumes; its `DiskSaver` leaves files of random names when it is killed. Here a file is written whole or not at all,
@@ -78,9 +81,12 @@ class RunCheckpoints:
             engine.state.max_epochs = self._asked + added  # CheckpointLoader keeps it
         objects = {**self._objects, "trainer": engine}
         CheckpointLoader(str(file), objects, strict=True, map_location=engine.state.device).attach(engine)
+        engine.add_event_handler(Events.STARTED, _load_scaler, file)
 
     def _save(self, engine: Engine) -> None:
         content = {name: held.state_dict() for name, held in {**self._objects, "trainer": engine}.items()}
+        scaler = _scaler_of(engine)
+        content["scaler"] = {} if scaler is None else scaler.state_dict()
         content["settings"] = plain(self._settings, self._folder)
         content["added_epochs"] = 0 if self._asked is None else engine.state.max_epochs - self._asked
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +128,18 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 def _epoch_of(file: Path) -> int | None:
     match = re.fullmatch(rf"{PREFIX}(\d+)\.pt", file.name)
     return int(match[1]) if match else None
+
+
+def _scaler_of(engine: Engine) -> GradScaler | None:
+    """MONAI's trainer makes its GradScaler when it runs, so that it cannot be named among the objects before."""
+    return getattr(engine, "scaler", None)
+
+
+def _load_scaler(engine: Engine, file: Path) -> None:
+    """Go on with the loss scale; a run on another kind of device may have none, before or now."""
+    scaler, state = _scaler_of(engine), _saved(file, "scaler", {})
+    if scaler is not None and state:
+        scaler.load_state_dict(state)
 
 
 def _saved(file: Path, name: str, default: Any) -> Any:  # noqa: ANN401 - whatever was saved

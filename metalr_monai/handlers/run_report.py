@@ -295,7 +295,8 @@ def _learned(metalr: MetaLRHandler, start: Mapping[str, float]) -> dict[str, Any
         return None
     now = tuner.lrs
     return {
-        "options": dataclasses.asdict(tuner.options),
+        # Not `asdict`, which copies: a schedule may be anything.
+        "options": {field.name: getattr(tuner.options, field.name) for field in dataclasses.fields(tuner.options)},
         "steps": tuner.steps,
         "counts": tuner.counts,
         "blocks": [

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..errors import StateError
 from ..files import atomic_path
+from ..weights.read import UNREADABLE
 from .final_model import FinalModel, is_finite, settings_file
 
 logger = logging.getLogger(__name__)
@@ -87,9 +88,13 @@ class ServedModel:
         start = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
         try:
             self._network.load_state_dict(_weights(self._path))
-        except RuntimeError as error:
-            raise StateError(f"{self._path} does not hold the weights of this network: {error}") from error
+        except UNREADABLE as error:
+            raise StateError(
+                f"{self._path} does not hold the weights of this network ({type(error).__name__}: {error}). Put the "
+                f"right file in its place, such as a backup that stands beside it."
+            ) from error
         self._before = self._score()
+        self._scored_at = None  # these were the served weights, whatever epoch the trainer is at
         self._network.load_state_dict(start)
 
     def _decide(self, engine: Engine) -> None:

@@ -207,9 +207,9 @@ def _chosen(value: Any) -> Any:  # noqa: ANN401 - what a panel shows
 
 
 def _one_of(name: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> str:  # noqa: ANN401
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise OptionError(f"{name} is {value!r}; expected one of {', '.join(known)}.{near_misses(str(value), known)}")
-    return str(value)
+    return value
 
 
 def _number(name: str, value: Any) -> float:  # noqa: ANN401

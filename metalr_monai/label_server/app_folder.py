@@ -7,14 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from ..errors import MetaLRError, first_few
 from ..files import atomic_path
+from ..handlers.final_model import trained_settings
 from ..weights.describe import describe_checkpoint
 
 TESTED = "0.8.5"  # of MONAI Label
@@ -58,12 +58,15 @@ def prepare_app(folder: Path, studies: Path, bundles: Sequence[Path], *, host: s
     """Make the folder, or add to it; a bundle that is there already keeps its models and all else.
 
     Raises:
-        LabelAppError: MONAI Label is not installed or cannot be imported, or a bundle lacks something.
+        LabelAppError: MONAI Label is not installed or cannot be imported, a bundle lacks something, or two have the
+            same name.
         WeightsError: a bundle's model cannot be read with `weights_only`.
+        StateError: the settings beside a bundle's model cannot be read.
     """
     if not studies.is_dir():
         raise LabelAppError(f"There is no folder {studies}; expected the one with the studies to label.")
     versions, warnings = _versions()
+    _refuse_same_names(bundles)
     for bundle in bundles:
         _refuse_unready(bundle)
     _refuse_broken_server()
@@ -121,6 +124,16 @@ def _refuse_broken_server() -> None:
         raise LabelAppError(f"MONAI Label cannot be imported: {reason[-1]} See docs/how-to/monai-label.md.")
 
 
+def _refuse_same_names(bundles: Sequence[Path]) -> None:
+    names = [bundle.name for bundle in bundles]
+    same = [str(bundle) for bundle in bundles if names.count(bundle.name) > 1]
+    if same:
+        raise LabelAppError(
+            f"Several bundles have the same name, by which the server tells them apart: {first_few(same)}. Rename a "
+            f"folder, or name each bundle once."
+        )
+
+
 def _refuse_unready(bundle: Path) -> None:
     missing = [name for name in NEEDED if not (bundle / name).is_file()]
     if missing:
@@ -132,6 +145,7 @@ def _refuse_unready(bundle: Path) -> None:
             f"segmentation or classification."
         )
     describe_checkpoint(bundle / "models/model.pt")
+    _output_names(bundle)
 
 
 def _copy_app(folder: Path) -> None:
@@ -159,19 +173,17 @@ def _copy_bundle(bundle: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as unfinished:
         shutil.copytree(bundle, unfinished, ignore=NOT_COPIED)
-        settings = unfinished / "models/model.json"
-        if settings.is_file():
-            _name_outputs(unfinished / "configs/metadata.json", json.loads(settings.read_text(encoding="utf-8")))
+        if names := _output_names(bundle):
+            _name_outputs(unfinished / "configs/metadata.json", names)
 
 
-def _name_outputs(metadata: Path, settings: Mapping[str, Any]) -> None:
-    """What the reader sees: the classes or regions that this model was trained for."""
-    if "classes" in settings:
-        names = list(settings["classes"])
-    elif "regions" in settings:
-        names = ["background", *settings["regions"]]
-    else:
-        return
+def _output_names(bundle: Path) -> list[str]:
+    """What the reader sees: the classes or regions that this model was trained for; none where nothing was written."""
+    settings = trained_settings(bundle / "models/model.pt", classes=(), regions=())
+    return list(settings["classes"] or (settings["regions"] and ["background", *settings["regions"]]))
+
+
+def _name_outputs(metadata: Path, names: Sequence[str]) -> None:
     content = json.loads(metadata.read_text(encoding="utf-8"))
     output = next(iter(content["network_data_format"]["outputs"].values()))
     output["channel_def"] = {str(number): name for number, name in enumerate(names)}

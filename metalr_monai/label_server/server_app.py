@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import nn
 from ..errors import DataError, MetaLRError, OptionError, WeightsError, near_misses, own_error
 from ..handlers.report_page import REPORT_FILE
 from ..handlers.served_training import model_files, part_served, safe_request
+from ..weights.read import UNREADABLE
 from .scores import EpistemicScore, OnePassScore
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ class ServedInferTask(BundleInferTask):  # type: ignore[misc]  # MONAI Label is 
     def _get_network(self, device: str, data: Any) -> nn.Module:  # noqa: ANN401
         try:
             network: nn.Module = super()._get_network(device, data)
-        except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError) as error:
-            reason = str(error).splitlines()
+        except UNREADABLE as error:
+            reason = (str(error) or type(error).__name__).splitlines()
             raise WeightsError(
                 f"The model of {Path(self.bundle_path).name} is refused: it does not hold the weights of this network "
                 f"({'; '.join(line.strip() for line in reason[:3])}). Put the right file into "

@@ -71,7 +71,7 @@ class LearnedRates:
     def end_epoch(self) -> None:
         """Say aloud, once, what would otherwise go unseen: rates that never moved, and rates that Eq. 5 threw down."""
         if "rounded_rates" in self._options.quirks:
-            self.values = self.values.round(decimals=6)
+            self.values = self.values.round(decimals=6).clamp(*self._options.limits)  # no step can leave a rate of 0
         steps = self.counts["meta_steps"]
         if steps and self._options.hyper_lr > 0 and self._stands_still():
             self._warn_once(

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 
-from ..errors import OptionError
+from ..errors import OptionError, StateError
 
 SPAN = 1e3  # searched to either side of the guess
 LEAST_STEPS = 40
@@ -58,6 +58,7 @@ class LevelSearch:
                 raise OptionError(f"{name} is {value!r}; expected a number above 0{' and below 1' * (highest == 1)}.")
         self._steps, self._guess = steps, float(guess)
         self._search = min(max(LEAST_STEPS, round(search * steps)), steps // 2)
+        self._range = {"steps": steps, "search_steps": self._search, "guess": self._guess}
         self._factor = min(LARGEST_FACTOR, SPAN ** (4 / self._search))
         self._level = self._guess / SPAN
         self._log_sum, self._count = 0.0, 0  # of the levels that the mean is taken of
@@ -81,16 +82,30 @@ class LevelSearch:
         self._level = min(max(level, self._guess / SPAN), self._guess * SPAN)
         if step == self._search - 1 and not self._count:
             warnings.warn(
-                f"Every step of the search was approved of, up to a rate of {self._level:.3g}: the level was not "
-                f"found. Give a larger search, or a guess nearer to the right one.",
+                f"No step of the search's second half was disapproved of, up to a rate of {self._level:.3g}: the level "
+                f"was not found. Give a larger search, or a guess nearer to the right one.",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
     def state_dict(self) -> dict[str, float]:
         """Plain numbers."""
-        return {"level": self._level, "log_sum": self._log_sum, "count": self._count}
+        return {**self._range, "level": self._level, "log_sum": self._log_sum, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on where `state_dict()` was taken."""
+        """Go on where `state_dict()` was taken.
+
+        Raises:
+            StateError: that was a search of other steps, or from another guess; nothing is changed.
+        """
+        saved = {name: state.get(name, "not saved") for name in self._range}
+        if saved != self._range:
+            raise StateError(
+                f"The saved state is of a LevelSearch with {_told(saved)}, and this one has {_told(self._range)}. Give "
+                f"the same number of steps, guess and search."
+            )
         self._level, self._log_sum, self._count = state["level"], state["log_sum"], int(state["count"])
+
+
+def _told(numbers: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in numbers.items())

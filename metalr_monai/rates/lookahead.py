@@ -111,23 +111,23 @@ class MetaRandomStream:
     def __init__(self, devices: Sequence[torch.device], seed: int) -> None:
         self._cuda = sorted({d for d in devices if d.type == "cuda"}, key=str)
         self._states = {"cpu": torch.Generator().manual_seed(seed).get_state()}
-        for device in self._cuda:
-            self._states[str(device)] = torch.Generator(device).manual_seed(seed).get_state()
+        for number, device in enumerate(self._cuda):
+            self._states[f"cuda#{number}"] = torch.Generator(device).manual_seed(seed).get_state()
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Draw from this stream; training's own goes on afterwards as if nothing had been drawn."""
         with torch.random.fork_rng(devices=self._cuda):
             torch.set_rng_state(self._states["cpu"])
-            for device in self._cuda:
-                torch.cuda.set_rng_state(self._states[str(device)], device)
+            for number, device in enumerate(self._cuda):
+                torch.cuda.set_rng_state(self._states[f"cuda#{number}"], device)
             yield
             self._states["cpu"] = torch.get_rng_state()
-            for device in self._cuda:
-                self._states[str(device)] = torch.cuda.get_rng_state(device)
+            for number, device in enumerate(self._cuda):
+                self._states[f"cuda#{number}"] = torch.cuda.get_rng_state(device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Device → generator state."""
+        """Device → generator state; GPUs by their place among ours, for another rank or run may have another index."""
         return dict(self._states)
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:

@@ -21,11 +21,13 @@ PROBE_FACTORS = (1.0, 2.0, 0.5)
 def groups_by_block(optimizer: Optimizer, *, rates_count: bool = True) -> dict[str, list[int]]:
     """Block name → numbers of its parameter groups, in group order; several groups may share a block and its rate.
 
-    Numbers, for loading a state replaces the group dictionaries. Under a schedule the groups' rates do not count.
+    Numbers, for loading a state replaces the group dictionaries. Under a schedule the groups' multipliers count, and
+    not their rates.
 
     Raises:
-        OptimizerError: a group has no `name`, its rate is no positive float, or groups of one block differ in rate.
+        OptimizerError: a group has no `name`, its rate is no positive float, or groups of one block differ in it.
     """
+    counts, otherwise = ("lr", None) if rates_count else ("multiplier", 1.0)
     blocks: dict[str, list[int]] = defaultdict(list)
     for number, group in enumerate(optimizer.param_groups):
         name, rate = group.get("name"), group["lr"]
@@ -41,10 +43,12 @@ def groups_by_block(optimizer: Optimizer, *, rates_count: bool = True) -> dict[s
                 f"Block {name!r} starts at rate {rate!r}; expected a float above 0. "
                 f"To keep a block fixed, set requires_grad=False on its parameters."
             )
-        first = optimizer.param_groups[blocks[name][0]]["lr"] if blocks[name] else rate
-        if rates_count and first != rate:
+        own = group.get(counts, otherwise)
+        first = optimizer.param_groups[blocks[name][0]].get(counts, otherwise) if blocks[name] else own
+        if first != own:
             raise OptimizerError(
-                f"Two groups of block {name!r} start at different rates, {first} and {rate}; a block has one rate."
+                f"Two groups of block {name!r} start with different values of {counts!r}, {first} and {own}; a block "
+                f"has one rate."
             )
         blocks[name].append(number)
     return dict(blocks)

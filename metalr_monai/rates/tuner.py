@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -304,9 +305,14 @@ class MetaLR:
         if self.options.schedule is None:
             return 1.0
         value = self.options.schedule(self.steps)
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise OptionError(f"schedule({self.steps}) is {value}; expected a finite rate of at least 0.")
-        return float(value)
+        is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+        rate = float(value) if is_number else math.nan
+        if not 0 <= rate < math.inf:
+            raise OptionError(
+                f"schedule({self.steps}) is {value!r}, of type {type(value).__name__}; "
+                f"expected a finite rate of at least 0."
+            )
+        return rate
 
     def _block_groups(self) -> list[list[dict[str, Any]]]:
         """The optimizer's groups of each block."""
@@ -315,10 +321,13 @@ class MetaLR:
     def _write_rates(self) -> list[float]:
         """lr_j = s_t·m_j into the optimizer's groups."""
         rates: list[float] = (self._schedule_value() * self._learned.values).tolist()
+        self._set(rates)
+        return rates
+
+    def _set(self, rates: Sequence[float]) -> None:
         for groups, rate in zip(self._block_groups(), rates, strict=True):
             for group in groups:
                 group["lr"] = rate
-        return rates
 
     def _refuse_changed_groups(self) -> None:
         known = sum(map(len, self._group_numbers.values()))
@@ -352,6 +361,7 @@ class MetaLR:
             "relative": self.options.schedule is not None,
             "one_pass": self.options.one_pass,
             "learned": self._learned.state_dict(),
+            "rates": list(self._rates),
             "search": None if self._search is None else self._search.state_dict(),
             "steps": self.steps,
             "epoch": self.epoch,
@@ -365,7 +375,7 @@ class MetaLR:
         """Go on where `state_dict()` was taken.
 
         Raises:
-            StateError: the blocks or the mode are others; nothing is changed.
+            StateError: the blocks, the mode or the schedule's search are others; nothing is changed.
         """
         if "names" not in state:
             raise StateError(f"This is no state of MetaLR: it has {', '.join(map(str, state)) or 'nothing'} in it.")
@@ -394,7 +404,11 @@ class MetaLR:
         self._awaiting = None if state["awaiting"] is None else list(state["awaiting"])
         self._displacement.load_state_dict(state["displacement"])
         self.history.load_state_dict(state["history"])
-        self._rates = self._write_rates()
+        if "rates" in state:  # those that the optimizer's own state has, whichever of the two is loaded first
+            self._set(state["rates"])
+            self._rates = list(state["rates"])
+        else:
+            self._rates = self._write_rates()
 
 
 def _refuse_rivals(optimizer: Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -60,9 +61,11 @@ class ScheduleFree(Scheme):
     def _average(self, engine: SupervisedTrainer) -> None:
         if not engine.optimizer.param_groups[0]["train_mode"]:
             return
+        began = time.perf_counter()
         engine.optimizer.eval()
         if self._batches:
             update_bn(self._images(engine), engine.network)
+        engine.state.times[Events.EPOCH_COMPLETED.name] += time.perf_counter() - began  # what an epoch of it costs
 
     def _images(self, engine: SupervisedTrainer) -> Iterator[Tensor]:
         for batch in islice(engine.state.dataloader, self._batches):

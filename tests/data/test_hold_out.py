@@ -51,6 +51,15 @@ def test_a_size_that_cannot_be_is_refused(amount, says):
         hold_out(list(range(10)), amount)
 
 
+def test_a_refusal_counts_cases_and_says_how_many_items_they_are():
+    frames = [{"group": f"video {i % 3}"} for i in range(12)]
+    for amount, says in ((3, "would take 3"), (0.1, "would be empty: 0.1")):
+        with pytest.raises(MetaDataError, match=rf"{says} of 3 cases \(12 items; those of one group"):
+            hold_out(frames, amount)
+    with pytest.raises(MetaDataError, match="would take 3 of 3 cases and leave"):
+        hold_out(frames[:3], 3)
+
+
 def test_cases_are_named_by_id_by_file_or_by_number():
     items = [{"case_id": 7}, {"image": "/data/volume-3.nii.gz"}, {"image": ["/data/a_0000.nii.gz"]}, {"image": 1}, "x"]
     assert case_names(items) == ["7", "volume-3.nii.gz", "a_0000.nii.gz", "3", "4"]

@@ -10,7 +10,15 @@ import pytest
 import torch
 from monai.data import ArrayDataset, CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, EnsureTyped, RandGaussianNoise, RandGaussianNoised
-from torch.utils.data import ConcatDataset, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from metalr_monai import MetaBatches
 from metalr_monai.errors import MetaDataError
@@ -149,12 +157,48 @@ def test_ranks_share_a_round_without_overlap():
     assert sorted(first + second) == list(range(8))
 
 
-def test_a_distributed_sampler_is_reshuffled_each_round():
+def on_ranks(make_loader, count, world_size=2):
+    """What the ranks draw, each from a loader of its own, in the order of its sampler."""
+    settings = {"order": "loader", "world_size": world_size}
+    return [cases(MetaBatches(make_loader(rank), rank=rank, **settings), count) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ranks_take_turns_with_the_batches_of_a_loaders_own_order(shuffle):
+    data = dataset(6)
+    first, second = on_ranks(lambda rank: loader(data, shuffle=shuffle), 3)
+    alone = cases(MetaBatches(loader(data, shuffle=shuffle), order="loader"), 6)
+    assert (first, second) == (alone[::2], alone[1::2])
+    assert all(sorted(chain(*alone[start : start + 3])) == list(range(6)) for start in (0, 3))
+
+
+def test_ranks_draw_other_cases_by_weight():
+    data, weights = dataset(8), [1.0] * 4 + [0.0] * 4
+    first, second = on_ranks(lambda rank: loader(data, shuffle=False, sampler=WeightedRandomSampler(weights, 8)), 8)
+    assert first != second
+    assert set(chain(*first, *second)) == {0, 1, 2, 3}
+
+
+def test_more_ranks_than_batches_have_one_each():
+    found = on_ranks(lambda rank: loader(dataset(4), shuffle=False), 2, world_size=3)
+    assert found == [[[0, 1], [2, 3]], [[2, 3], [0, 1]], [[0, 1], [2, 3]]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [lambda own: {"sampler": own, "batch_size": 2}, lambda own: {"batch_sampler": BatchSampler(own, 2, False)}],
+    ids=["sampler", "batch sampler"],
+)
+def test_a_distributed_sampler_deals_by_itself_and_is_reshuffled_each_round(settings):
     data = dataset(8)
-    sampler = DistributedSampler(data, num_replicas=2, rank=0)
-    found = cases(MetaBatches(DataLoader(data, batch_size=2, sampler=sampler), order="loader"), 6)
-    rounds = [list(chain(*found[start : start + 2])) for start in (0, 2, 4)]
-    assert len({tuple(r) for r in rounds}) == 3 and all(len(set(r)) == 4 for r in rounds)
+
+    def make_loader(rank):
+        return DataLoader(data, **settings(DistributedSampler(data, num_replicas=2, rank=rank)))
+
+    ranks = on_ranks(make_loader, 6)
+    rounds = [[list(chain(*found[start : start + 2])) for found in ranks] for start in (0, 2, 4)]
+    assert all(sorted(first + second) == list(range(8)) for first, second in rounds)
+    assert len({tuple(first) for first, _ in rounds}) == 3
 
 
 def test_the_first_batch_always_is_the_published_codes_stream():

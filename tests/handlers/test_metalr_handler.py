@@ -86,6 +86,25 @@ def test_with_beta_zero_training_is_what_it_is_without_the_handler_bit_for_bit(n
     assert handler.tuner.history.hypergradients.nansum() != 0
 
 
+def test_a_schedule_is_made_for_the_batches_that_a_hold_out_leaves():
+    asked = []
+
+    def schedule_for(batches):
+        asked.append(batches)
+        return lambda step: 1e-3 * (1 - step / (2 * batches))
+
+    handler = MetaLRHandler(meta=4, schedule_for=schedule_for, renormalize=True)
+    make_trainer([handler], epochs=2).run()
+    assert asked == [3]  # six cases are left of ten, two a batch
+    assert handler.tuner.steps == 6
+    assert handler.tuner.history.rates[-1].log().mean().exp() == pytest.approx(1e-3 / 6, rel=1e-6)
+
+
+def test_two_schedules_are_refused():
+    with pytest.raises(OptionError, match="schedule and schedule_for are both given; expected one of them"):
+        MetaLRHandler(schedule=lambda step: 1e-3, schedule_for=lambda batches: lambda step: 1e-3)
+
+
 def test_a_hold_out_is_disjoint_from_training_and_logged_by_case_name(caplog):
     caplog.set_level(logging.INFO)
     batches = Batches()
@@ -97,7 +116,7 @@ def test_a_hold_out_is_disjoint_from_training_and_logged_by_case_name(caplog):
     assert len(meta) == 4 and not train & meta and train | meta == {f"case_{i:02d}" for i in range(10)}
     assert set(batches.cases) == train and len(batches.cases) == 3 * 6
     assert {case for batch in drawn[1::2] for case in batch} == meta  # each training batch is followed by a meta batch
-    assert f"4 cases held out of 10: {', '.join(handler.split['meta'])}\n" in caplog.text
+    assert f"4 items held out of 10: {', '.join(handler.split['meta'])}\n" in caplog.text
     assert MetaLRHandler(meta=4, seed=3) and _split_of(seed=3) == handler.split != _split_of(seed=4)
 
 
@@ -105,7 +124,7 @@ def test_the_log_names_the_first_few_cases_of_a_hold_out(caplog):
     caplog.set_level(logging.INFO)
     handler = MetaLRHandler(meta=7, meta_batch_size=2)
     make_trainer([handler], epochs=1).run()
-    assert f"7 cases held out of 10: {', '.join(handler.split['meta'][:5])} and 2 more\n" in caplog.text
+    assert f"7 items held out of 10: {', '.join(handler.split['meta'][:5])} and 2 more\n" in caplog.text
 
 
 def _split_of(seed):
@@ -225,6 +244,31 @@ def test_a_frozen_block_stays_and_is_shown_as_such(caplog):
     assert all(torch.equal(p, q) for p, q in zip(trainer.network.body.parameters(), before, strict=True))
     frozen = {name: rate for name, rate in handler.tuner.lrs.items() if name.startswith("body")}
     assert set(frozen.values()) == {1e-3} and handler.tuner.lrs["head"] != 1e-3
+
+
+def _step(engine, batch):
+    """As a user writes it: the output is what it returns, and nobody else has it before."""
+    engine.optimizer.zero_grad()
+    loss = engine.loss_function(engine.inferer(batch["image"], engine.network), batch["label"])
+    loss.backward()
+    engine.optimizer.step()
+    return {"loss": loss}
+
+
+@pytest.mark.parametrize("options", [{}, {"one_pass": True}], ids=str)
+def test_a_step_of_the_users_own_learns_the_same_rates(options):
+    histories = []
+    for settings in ({}, {"iteration_update": _step}):
+        handler = MetaLRHandler(**options)
+        make_trainer([handler], **settings).run()
+        histories.append(handler.tuner.history)
+    assert len(histories[0]) == 10 and torch.equal(histories[0].rates, histories[1].rates)
+
+
+def test_an_epoch_length_that_was_set_stays_with_a_hold_out():
+    trainer = make_trainer([MetaLRHandler(meta=4)], epoch_length=4)  # ten items are five batches, and the rest three
+    trainer.run()
+    assert (trainer.state.epoch_length, trainer.state.iteration) == (4, 8)
 
 
 def test_workers_draw_the_same_meta_batches():
@@ -366,7 +410,7 @@ def test_an_evaluator_is_refused():
     [
         (0, "would be empty: 0 of 10"),
         (0.01, "would be empty: 0.01 of 10"),
-        (10, "would take 10 of 10 items and leave nothing"),
+        (10, "would take 10 of 10 cases and leave nothing"),
         (23, "would take 23 of 10"),
         (1.5, "expected a float between 0 and 1"),
         (1, "has 1 items, which is shorter than one batch of 2"),

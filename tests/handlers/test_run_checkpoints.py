@@ -50,6 +50,36 @@ def test_a_run_that_died_amid_an_epoch_ends_as_if_it_had_not(tmp_path):
     assert torch.equal(metalr.tuner.history.rates, straight_metalr.tuner.history.rates)
 
 
+class Scaling:
+    """A GradScaler as MONAI's trainer makes one when it runs on a GPU, and its growth."""
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.STARTED, self._make)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._grow)
+
+    def _make(self, engine):
+        engine.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
+        self._weight = torch.nn.Parameter(torch.ones(()))
+        self._optimizer = torch.optim.SGD([self._weight], lr=0.0)
+
+    def _grow(self, engine):
+        engine.scaler.scale(self._weight * 1).backward()
+        engine.scaler.step(self._optimizer)
+        engine.scaler.update()
+
+
+def test_the_loss_scale_goes_on_where_it_was(tmp_path):
+    def scale(folder, epochs):
+        trainer = make_trainer([Scaling()], epochs=epochs)
+        RunCheckpoints(folder, {"network": trainer.network}, latest_checkpoint(folder)).attach(trainer)
+        trainer.run()
+        return trainer.scaler.state_dict()
+
+    straight = scale(tmp_path / "straight", 4)
+    early = scale(tmp_path / "broken", 2)
+    assert scale(tmp_path / "broken", 4) == straight != early
+
+
 def test_the_latest_checkpoint_is_the_one_of_the_highest_epoch(tmp_path):
     assert latest_checkpoint(tmp_path) is None and latest_checkpoint(tmp_path / "missing") is None
     for name in ("resume_checkpoint_9.pt", "resume_checkpoint_10.pt", "model.pt"):

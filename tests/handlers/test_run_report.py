@@ -156,6 +156,21 @@ def test_settings_become_plain_values(finished):
     assert finished.json["weights"]["source"] == "Genesis_Chest_CT.pt"
 
 
+def test_a_schedule_that_cannot_be_copied_is_shown_by_name(tmp_path):
+    class Warmup:
+        def __init__(self):
+            self.steps = (step for step in range(1000))  # a generator has no copy
+
+        def __call__(self, step):
+            return 1e-3
+
+    metalr = MetaLRHandler(schedule=Warmup(), hold={"head": 1})
+    make_trainer([metalr, RunReport(tmp_path, metalr=metalr)], epochs=1).run()
+    options = json.loads((tmp_path / "run_report.json").read_text(encoding="utf-8"))["metalr"]["options"]
+    assert options["schedule"].endswith("Warmup")
+    assert (options["hold"], options["rule"], options["bounds"]) == ({"head": 1}, "proportional", None)
+
+
 def test_neither_file_tells_folders_host_or_user(finished):
     for text in (json.dumps(finished.json), _text(finished.html)):
         assert not re.search(r"/(home|root|tmp|work|Users)\b", text)
@@ -627,6 +642,13 @@ def test_other_grids_are_skipped_with_a_word(tmp_path, caplog):
     item["label"] = item["label"][:, ::2]
     evaluate(tmp_path, [item, volume("even")][:1])
     assert "No picture of odd: image, label and pred have the grids (20, 24, 6), (10, 24, 6)" in caplog.text
+
+
+def test_a_case_without_a_label_is_refused_by_name(tmp_path):
+    item = volume("unlabelled")
+    del item["label"]  # MONAI's evaluator then says that the label is None
+    with pytest.raises(EngineError, match="it lacks label"):
+        evaluate(tmp_path, [item])
 
 
 def test_an_evaluator_that_does_not_decollate_is_refused(tmp_path):

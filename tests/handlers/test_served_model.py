@@ -35,8 +35,13 @@ def value_of(path: Path) -> float:
     return float(torch.load(path, weights_only=True)["value"])
 
 
-def train(folder: Path, to: float, *, start: float = SERVED, validates: bool = True, **options) -> list[float]:
-    """Two epochs that end at the weight `to`; the weights that the evaluator has seen."""
+def train(
+    folder: Path, to: float, *, start: float = SERVED, validates: bool = True, done: bool = False, **options
+) -> list[float]:
+    """Two epochs that end at the weight `to`; the weights that the evaluator has seen.
+
+    `done`: a checkpoint of their end is loaded, so that there is nothing to train any more.
+    """
     network, seen = Weight(start), []
     evaluator = Engine(lambda _engine, _batch: None)
 
@@ -52,7 +57,13 @@ def train(folder: Path, to: float, *, start: float = SERVED, validates: bool = T
     def step(_engine: Engine, _batch: object) -> None:
         network.value.data += (to - start) / 2
 
+    def load(engine: Engine) -> None:
+        network.value.data.fill_(to)
+        engine.state.epoch = engine.state.iteration = 2
+
     trainer = Engine(step)
+    if done:
+        trainer.add_event_handler(Events.STARTED, load)
     models, runs = folder / "models", folder / "runs"
     handler = ServedModel(
         network, models / "model.pt", evaluator if validates else None, "dice", runs, {"width": 8}, **options
@@ -121,6 +132,22 @@ def test_a_served_file_of_another_network_stops_the_training(tmp_path):
     with pytest.raises(StateError, match="does not hold the weights of this network"):
         train(tmp_path, 0.75)
     assert set(torch.load(path, weights_only=True)) == {"conv.weight"}
+
+
+@pytest.mark.parametrize(("to", "kept"), [(0.25, SERVED), (0.75, 0.75)])
+def test_a_network_that_was_trained_already_is_scored_itself(tmp_path, to, kept):
+    path = served(tmp_path)
+    assert train(tmp_path, to, done=True) == [SERVED, to]
+    assert value_of(path) == kept
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_served_file_that_is_cut_short_stops_the_training_by_name(tmp_path, size):
+    path = served(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(StateError, match=r"model\.pt does not hold the weights of this network \(.*Put the right file"):
+        train(tmp_path, 0.75)
+    assert path.stat().st_size == size
 
 
 @pytest.mark.parametrize("options", [{"validates": False}, {"replace_if_worse": True}])

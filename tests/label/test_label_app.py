@@ -72,6 +72,13 @@ def test_a_folder_of_something_else_is_left_alone(bundle, studies, tmp_path):
     assert [path.name for path in (tmp_path / "app").iterdir()] == ["thesis.txt"]
 
 
+def test_settings_that_are_damaged_are_named_before_anything_is_made(bundle, studies, tmp_path):
+    (bundle / "models/model.json").write_text('{"classes": ["cat"', encoding="utf-8")
+    done = label_app(tmp_path / "app", studies, bundle)
+    assert (done.returncode, f"{bundle}/models/model.json cannot be read" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "app").exists()
+
+
 def test_bundles_that_cannot_be_served_are_refused_before_anything_is_made(bundle, studies, tmp_path):
     other = bundle.rename(bundle.with_name("my_bundle"))
     (tmp_path / "broken_segmentation").mkdir()
@@ -83,5 +90,7 @@ def test_bundles_that_cannot_be_served_are_refused_before_anything_is_made(bundl
     for path, reason in reasons.items():
         done = label_app(tmp_path / "app", studies, path)
         assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
+    done = label_app(tmp_path / "app", studies, other, tmp_path / "fold 1" / other.name)
+    assert (done.returncode, "Several bundles have the same name" in done.stderr) == (2, True), done.stderr
     assert label_app(tmp_path / "app", tmp_path / "nowhere", other).returncode == 2
     assert not (tmp_path / "app").exists()

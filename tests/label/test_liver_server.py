@@ -265,8 +265,12 @@ def test_a_model_that_is_none_of_the_bundles_is_refused(liver, tmp_path):
         liver.infer(LIVER, "scan 9", "image"),
         metalr_monai("label-app", tmp_path / "app", "--studies", tmp_path, "--bundles", bundle_of(liver)),
     )
+    model.write_bytes(good[: len(good) // 2])
+    cut = liver.infer(LIVER, "scan 9", "image")
+    model.write_bytes(b"")
+    empty = liver.infer(LIVER, "scan 9", "image")
     model.write_bytes(good)
-    for answer in (foreign, malicious):
+    for answer in (foreign, malicious, cut, empty):
         assert answer.status_code == 400
         assert "is refused: it does not hold the weights of this network" in answer.json()["detail"]
     assert trained.status_code == 500

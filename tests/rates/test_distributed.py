@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def half(data, rank):
 
 
 OPTIONS = [{}, {"one_pass": True}, {"lookahead": "sgd"}]
+# Not what one process has: ‖g_v‖ is the mean of the ranks' own.
+COSINES = [{"scale": "cosine"}, {"scale": "cosine", "one_pass": True}]
 SEARCHED = 16  # steps of a training with a search
 SEARCHING = {"one_pass": True, "renormalize": True}  # with a LevelSearch, which has a state: one for each tuner
 
@@ -99,6 +102,29 @@ def test_two_processes_equal_one_on_the_joined_batch_and_reduce_d_scalars(tmp_pa
         gradient = sum(p.numel() for p in network.parameters()) * float64  # training's own, one bucket a step
         assert sorted(first["bytes"]) == [d * float64] * meta_steps + [gradient] * STEPS
         assert not torch.equal(first["rates"][0], first["rates"][-1])
+
+
+def by_cosine_and_with_a_loss_that_is_none_on_one_rank(rank: int) -> dict:
+    found = {}
+    for number, options in enumerate([*COSINES, {}]):
+        network = DistributedDataParallel(mlp())
+        tuner = MetaLR(torch.optim.SGD(groups(network.module), momentum=0.9), network, **options)
+        learn(network, tuner, options.get("one_pass", False), lambda data: half(data, rank))
+        found[str(number)] = tuner.history.rates
+    train, meta = half(batch(0), rank), half(batch(1), rank)
+    spoilt = math.nan if rank == 1 else 1.0
+    before = tuner.lrs
+    tuner.step(lambda: squared_error(network, train), lambda: squared_error(network, meta) + 0 * spoilt)
+    return {**found, "kept": tuner.lrs == before, "nonfinite": tuner.counts["nonfinite"]}
+
+
+def test_ranks_agree_by_cosine_and_where_one_of_them_has_no_loss(tmp_path):
+    first, second = in_two_processes(by_cosine_and_with_a_loss_that_is_none_on_one_rank, tmp_path)
+    for number in range(len(COSINES) + 1):
+        assert torch.equal(first[str(number)], second[str(number)])
+        assert not torch.equal(first[str(number)][0], first[str(number)][-1])
+    for found in (first, second):
+        assert found["kept"] and found["nonfinite"] == 1
 
 
 def search_on_a_rank(rank: int) -> dict:
@@ -180,6 +206,22 @@ def trainer_on_rank(rank: int) -> dict:
     cases = record_cases(trainer)
     trainer.run()
     return {"rates": handler.tuner.history.rates, "meta": [",".join(batch) for batch in cases[1::2]]}
+
+
+def hold_out_on_rank(rank: int) -> dict:
+    handler = MetaLRHandler(meta=4)
+    trainer = make_trainer([handler], epochs=3, distributed=True)
+    cases = record_cases(trainer)
+    trainer.run()
+    return {"train": handler.split["train"], "seen": [name for batch in cases[::2] for name in batch]}
+
+
+def test_the_rest_of_a_hold_out_is_dealt_out_anew_each_epoch(tmp_path):
+    first, second = in_two_processes(hold_out_on_rank, tmp_path)
+    share = 3  # of six cases
+    epochs = [slice(start, start + share) for start in (0, share, 2 * share)]
+    assert all(sorted(first["seen"][e] + second["seen"][e]) == first["train"] for e in epochs)
+    assert len({tuple(first["seen"][e]) for e in epochs}) == 3
 
 
 def test_the_handler_deals_meta_batches_out_to_the_ranks_and_learns_one_set_of_rates(tmp_path):

@@ -81,7 +81,7 @@ def test_groups_of_one_block_with_different_rates_are_refused():
     optimizer = torch.optim.SGD(scale_groups(network, 1e-3))
     optimizer.param_groups[0].update(name="both")
     optimizer.param_groups[1].update(name="both", lr=1e-2)
-    with pytest.raises(OptimizerError, match=r"'both' start at different rates, 0\.001 and 0\.01"):
+    with pytest.raises(OptimizerError, match=r"'both' start with different values of 'lr', 0\.001 and 0\.01"):
         MetaLR(optimizer, network)
 
 

@@ -166,6 +166,26 @@ def test_a_state_with_a_search_is_none_without(saved, told):
     assert tuner.lrs == before
 
 
+@pytest.mark.parametrize("other", [{"steps": 400}, {"guess": 1.0}, {"search": 0.25}])
+def test_a_state_of_another_search_is_refused_and_changes_nothing(other):
+    """Amid its climb a longer search would be taken for a level that was found."""
+    saved = LevelSearch(200, 10.0, 0.5)
+    saved.observe(0, 1.0)
+    schedule = LevelSearch(**{"steps": 200, "guess": 10.0, "search": 0.5, **other})
+    before = schedule.state_dict()
+    with pytest.raises(StateError, match=r"of a LevelSearch with steps 200, search_steps 100, guess 10\.0, and this one"):
+        schedule.load_state_dict(saved.state_dict())
+    assert schedule.state_dict() == before
+
+
+def test_a_search_that_only_climbed_in_its_second_half_says_so():
+    schedule = LevelSearch(80, 1e-3, 0.5)
+    for step in range(39):
+        schedule.observe(step, math.nan if step == 0 else 1.0)
+    with pytest.warns(RuntimeWarning, match="No step of the search's second half was disapproved of, up to a rate of"):
+        schedule.observe(39, 1.0)
+
+
 def test_two_pass_takes_the_step_back_that_the_meta_batch_disapproves_of():
     """The verdict of a step is in the step itself: it is rescaled to the level that comes out (Eq. 4)."""
     network = Scale().double()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from small import Scale, batch, groups, mlp, scale_groups, squared_error
@@ -64,6 +66,28 @@ def test_resuming_is_exact(name, tmp_path):
     assert resumed_tuner.lrs == tuner.lrs and resumed_tuner.counts == tuner.counts
     assert list(map(repr, resumed_tuner.history.rows())) == list(map(repr, tuner.history.rows()))
     assert len(tuner.history) == 2 * N and tuner.lrs["4"] != 5e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_optimizers_state_may_be_loaded_before_or_after_the_tuners(name):
+    """A schedule's next rate is no rate of the last step, which the optimizer's state has."""
+    options = CASES[name]
+    one_pass = options.get("one_pass", False)
+    network, optimizer, tuner = build(options)
+    train(network, tuner, range(N), one_pass)
+    saved = {"tuner": tuner.state_dict(), "optimizer": optimizer.state_dict()}
+    learned = []
+    for tuner_first in (True, False):
+        resumed, resumed_optimizer, resumed_tuner = build(options)
+        resumed.load_state_dict(network.state_dict())
+        objects = {"tuner": resumed_tuner, "optimizer": resumed_optimizer}
+        for part in objects if tuner_first else reversed(objects):
+            objects[part].load_state_dict(copy.deepcopy(saved[part]))  # Adam's moments would be shared
+        assert resumed_tuner.lrs == tuner.lrs
+        torch.manual_seed(1)
+        train(resumed, resumed_tuner, range(N, N + 4), one_pass)
+        learned.append(resumed_tuner.lrs)
+    assert learned[0] == learned[1] != tuner.lrs
 
 
 @pytest.mark.parametrize("one_pass", [False, True])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from small import Scale, batch, groups, mlp, scale_groups, squared_error
 
 import metalr_monai
 from metalr_monai import MetaLR
-from metalr_monai.errors import OptionError
+from metalr_monai.errors import OptimizerError, OptionError
 from metalr_monai.rates.options import PRESETS, QUIRKS
 
 RULES = {"proportional": {"beta": 0.1}, "constant": {"eta": 1e-3}, "exponential": {"beta": 0.1}}
@@ -166,6 +167,62 @@ def test_renormalised_multipliers_keep_a_geometric_mean_of_one():
         tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(3.0, 1.0)))
         assert tuner.lrs["first"] * tuner.lrs["second"] == pytest.approx(1e-4)
     assert tuner.lrs["first"] > 1.5 * tuner.lrs["second"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_moves_the_rate_and_not_the_multiplier_whatever_the_schedule(rule):
+    """α = s·m: by Eq. 3 the rate moves by η·h, and so the multiplier by η·h/s; under the others s cancels."""
+    network, s = Scale(), 1e-2
+    groups = scale_groups(network, lr=1.0)
+    tuner = MetaLR(torch.optim.SGD(groups), network, schedule=lambda t: s, rule=rule, **RULES[rule])
+    tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))  # h = −1
+    expected = {"proportional": s * 1.1, "exponential": s * math.exp(0.1), "constant": s + 1e-3}
+    assert tuner.lrs["first"] == pytest.approx(expected[rule])
+
+
+def test_renormalising_leaves_a_held_block_out():
+    network = Scale()
+    tuner = MetaLR(
+        torch.optim.SGD(scale_groups(network, lr=1.0)),
+        network,
+        schedule=lambda t: 1e-2,
+        renormalize=True,
+        hold={"second": 5},
+    )
+    tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(3.0, 1.0)))
+    assert tuner.lrs == {"first": pytest.approx(1e-2), "second": 1e-2}  # of one block alone the mean stays 1
+
+
+@pytest.mark.parametrize("value", [torch.tensor(1e-2), np.float32(1e-2), 1e-2])
+def test_a_schedule_may_give_any_kind_of_number(value):
+    network = Scale()
+    tuner = MetaLR(torch.optim.SGD(scale_groups(network, lr=1.0)), network, schedule=lambda t: value)
+    assert tuner.lrs["first"] == pytest.approx(1e-2)
+
+
+def test_a_schedule_that_gives_no_number_is_told_with_its_type():
+    network = Scale()
+    with pytest.raises(OptionError, match=r"schedule\(0\) is '1e-3', of type str; expected a finite rate"):
+        MetaLR(torch.optim.SGD(scale_groups(network, lr=1.0)), network, schedule=lambda t: "1e-3")
+
+
+def test_a_rate_that_the_published_rounding_makes_zero_stays_at_its_bound():
+    network = Scale()
+    tuner = MetaLR(
+        torch.optim.SGD(scale_groups(network, lr=4e-7)), network, quirks=("rounded_rates",), bounds=(1e-8, 1e-2)
+    )
+    for _ in range(2):
+        tuner.step(*linear_losses(network, train=(1.0, 1.0), meta=(1.0, 1.0)))
+        tuner.end_epoch()
+    assert tuner.lrs == {"first": 1e-8, "second": 1e-8}
+
+
+def test_groups_of_one_block_with_two_multipliers_are_refused():
+    network = Scale()
+    groups = scale_groups(network, lr=1.0)
+    groups = [{**groups[0], "multiplier": 10.0}, {**groups[1], "name": groups[0]["name"]}]
+    with pytest.raises(OptimizerError, match=r"start with different values of 'multiplier', 10\.0 and 1\.0;"):
+        MetaLR(torch.optim.SGD(groups, lr=1.0), network, schedule=lambda t: 1e-3)
 
 
 def test_a_block_starts_at_its_multiplier_of_the_schedule():

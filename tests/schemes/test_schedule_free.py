@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from ignite.engine import Events
@@ -46,6 +48,32 @@ def test_an_epoch_ends_with_the_average_of_the_weights_by_hand():
                 torch.testing.assert_close(ends.states[number // STEPS][key], x, rtol=0, atol=1e-6)
                 torch.testing.assert_close(steps.after[number][name][place], (x + z) / 2, rtol=0, atol=1e-6)
         assert (x - z).abs().max() > 1e-4  # far above the tolerance
+
+
+class Slow:
+    """Every batch takes a tenth of a second, and what a run's report would say that an epoch took."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def attach(self, engine):
+        prepare = engine.prepare_batch
+
+        def slowly(*args, **kwargs):
+            time.sleep(0.1)
+            return prepare(*args, **kwargs)
+
+        engine.prepare_batch = slowly
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.seconds.append(self._told(engine)))
+
+    def _told(self, engine):
+        return engine.state.times[Events.EPOCH_COMPLETED.name]
+
+
+def test_the_pass_for_the_statistics_counts_as_the_epochs_time():
+    slow = Slow()
+    train(ScheduleFree(statistics_batches=STEPS), slow, epochs=1, optimizer=schedulefree.AdamWScheduleFree)
+    assert slow.seconds[0] >= 2 * STEPS * 0.1
 
 
 def test_what_stands_behind_sees_averaged_weights_in_every_epoch():
