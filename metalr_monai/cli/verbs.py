@@ -143,7 +143,7 @@ def check_data(kind: str, folder: str, *, voxels: bool = False, labels: Sequence
 def report(folder: str, *, mixed: bool = False) -> Answer:
     """Write report.html anew from the files of a run's folder, or all results of a study's.
 
-    --mixed: of a study, take runs of different code or data together.
+    --mixed: of a study, take runs of different code, data or source networks together.
     """
     if (Path(folder) / "study.json").is_file():
         _refuse_windows()
@@ -178,7 +178,7 @@ def study(
     --workers: trainings at a time, 1 unless told otherwise.
     --executor: local, or ray for the cluster of RAY_ADDRESS.
     --dry-run: only say what would run, and how long it would take.
-    --mixed: take runs of different code or data together.
+    --mixed: take runs of different code, data or source networks together.
     """
     _refuse_windows()
     from ..study.study import plan_study, run_study
@@ -200,7 +200,14 @@ def study(
         *(["--data DATA"] if data else []),
         *(["--checkpoint FILE"] if checkpoint else []),
     ]
-    command = " ".join([*words, f"--seeds {read.seeds if seeds is None else seeds}"])
+    flags = [
+        f"--seeds {read.seeds if seeds is None else seeds}",
+        *([f'--schemes "{schemes}"'] if schemes else []),
+        *([f"--workers {workers}"] if workers > 1 else []),
+        *([f"--executor {executor}"] if executor != "local" else []),
+        *(["--mixed"] if mixed else []),
+    ]
+    command = " ".join([*words, *flags])
     return _study_answer(
         run_study(
             read,
@@ -322,7 +329,7 @@ def _study_answer(outcome: Outcome) -> Answer:
     skipped = [f"not in the results: {folder} ({reason})" for folder, reason in outcome.skipped.items()]
     page = "No run of the baseline has been scored yet." if outcome.page is None else str(outcome.page)
     data = {"page": outcome.page and str(outcome.page), "failed": failed, "skipped": skipped}
-    return Answer(data, "\n".join([*failed, *skipped, page]), not failed)
+    return Answer(data, "\n".join([*failed, *skipped, page]), outcome.ok)
 
 
 def _label_values(labels: object) -> tuple[int, ...]:

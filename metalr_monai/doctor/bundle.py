@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 
 from ..errors import MetaLRError, OptionError, first_cause
 from ..weights.load import load_weights
 from .config_faults import Fault, config_faults, unused_keys
+from .config_files import unmergeable, unreadable
 
 METADATA = "configs/metadata.json"
 MODEL = "models/model.pt"
 SUFFIXES = (".json", ".yaml", ".yml")
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, yaml.YAMLError)  # JSON's error is a ValueError
 
 
 @dataclass(frozen=True)
@@ -55,40 +54,43 @@ def diagnose(bundle: Path, overlays: Sequence[Path] = ()) -> Diagnosis:
     }
     if overlays and "train" not in configs:
         raise OptionError(f"{folder} has no train.json, which overlays could go on.")
-    found = Diagnosis({}, [], [])
-    chains = [[configs["train"], *overlays]] if overlays else _chains(configs)
-    for chain in chains:
-        _look_through(chain, bundle, found)
-    _compare_versions(bundle / METADATA, found)
+    network = configs.get("inference", configs.get("train"))
+    alone = [configs["train"], *overlays] if overlays else []
+    files = dict.fromkeys([*(alone or configs.values()), *([network] if network else []), bundle / METADATA])
+    broken = {path: wrong for path in files if (wrong := unreadable(path))}
+    found = Diagnosis({}, [Fault(_shown(path, bundle), "", wrong) for path, wrong in broken.items()], [])
+    for chain in [alone] if alone else _chains(configs, broken):
+        if not broken.keys() & chain:
+            _look_through(chain, bundle, found)
+    if bundle / METADATA not in broken:
+        _compare_versions(bundle / METADATA, found)
     if not found.faults:
-        _build_network(configs.get("inference", configs.get("train")), bundle, found)
+        _build_network(network, bundle, found)
     return found
 
 
-def _chains(configs: Mapping[str, Path]) -> Iterator[list[Path]]:
-    """Each config, behind those that it is made for."""
+def _shown(path: Path, bundle: Path) -> str:
+    return str(path.relative_to(bundle) if path.is_relative_to(bundle) else path)
+
+
+def _chains(configs: Mapping[str, Path], broken: Container[Path]) -> Iterator[list[Path]]:
+    """Each config that can be read, behind those that it is made for."""
     for stem, path in configs.items():
-        bases = [] if _is_whole(path) else ["train", "evaluate"] if stem == "multi_gpu_evaluate" else ["train"]
+        if path in broken:
+            continue
+        is_whole = "network_def" in ConfigParser.load_config_file(str(path))
+        bases = [] if is_whole else ["train", "evaluate"] if stem == "multi_gpu_evaluate" else ["train"]
         yield [*(configs[base] for base in bases if base in configs), path]
 
 
-def _is_whole(path: Path) -> bool:
-    """Also of a file that cannot be read, which is told once, and by itself."""
-    try:
-        return "network_def" in ConfigParser.load_config_file(str(path))
-    except UNREADABLE:
-        return True
-
-
 def _look_through(chain: Sequence[Path], bundle: Path, found: Diagnosis) -> None:
-    name = " + ".join(str(path.relative_to(bundle) if path.is_relative_to(bundle) else path) for path in chain)
-    try:
-        base = ConfigParser.load_config_files([str(path) for path in chain[:-1]])
-        last = ConfigParser.load_config_file(str(chain[-1]))
-        merged = ConfigParser.load_config_files([str(path) for path in chain])
-    except UNREADABLE as error:
-        found.faults.append(Fault(name, "", f"cannot be read: {error}"))
+    name = " + ".join(_shown(path, bundle) for path in chain)
+    if fault := unmergeable(chain):
+        found.faults.append(Fault(name, "", fault))
         return
+    base = ConfigParser.load_config_files([str(path) for path in chain[:-1]])
+    last = ConfigParser.load_config_file(str(chain[-1]))
+    merged = ConfigParser.load_config_files([str(path) for path in chain])
     wrong = [Fault(name, place, text) for place, text in config_faults(merged)]
     if not wrong and len(chain) > 1:
         wrong = [Fault(name, place, text) for place, text in unused_keys(merged, base, [*last])]
@@ -104,11 +106,15 @@ def _count(parser: ConfigParser) -> int:
 
 def _compare_versions(file: Path, found: Diagnosis) -> None:
     metadata: dict[str, Any] = ConfigParser.load_config_file(str(file))
+    packages = metadata.get("required_packages_version", metadata.get("optional_packages_version", {}))
+    if not isinstance(packages, dict):
+        found.faults.append(Fault(METADATA, "", f"names the packages {packages!r}; expected each with its version."))
+        packages = {}
     wanted = {
         "monai": metadata.get("monai_version"),
         "torch": metadata.get("pytorch_version"),
         "numpy": metadata.get("numpy_version"),
-        **metadata.get("required_packages_version", metadata.get("optional_packages_version", {})),
+        **packages,
     }
     for package, tested in wanted.items():
         try:

@@ -304,9 +304,10 @@ class MetaLR:
     def _schedule_value(self) -> float:
         if self.options.schedule is None:
             return 1.0
-        value = self.options.schedule(self.steps)
-        is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
-        rate = float(value) if is_number else math.nan
+        value: object = self.options.schedule(self.steps)
+        rate = math.nan
+        if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1):
+            rate = float(value)
         if not 0 <= rate < math.inf:
             raise OptionError(
                 f"schedule({self.steps}) is {value!r}, of type {type(value).__name__}; "

@@ -29,6 +29,7 @@ class EqualTime:
             the median over seeds. None unless more than half of them reach it.
         epoch_ratio: the same in epochs, which other work on the machine does not change; None also where there was a
             search, whose epochs are another kind of run's.
+        validated_on: the parts of the data that all these scores are of, in words.
     """
 
     score: MeanSD
@@ -37,6 +38,7 @@ class EqualTime:
     reached: int
     time_ratio: float | None
     epoch_ratio: float | None
+    validated_on: tuple[str, ...]
 
 
 def has_curve(run: RunRecord) -> bool:
@@ -66,6 +68,7 @@ def equal_time(own: Mapping[int, RunRecord], base: Mapping[int, RunRecord]) -> E
         reached=sum(math.isfinite(own.seconds) for own, _ in firsts),
         time_ratio=_median([own.seconds / base.seconds for own, base in firsts]),
         epoch_ratio=None if searched else _median([own.epoch / base.epoch for own, base in firsts]),
+        validated_on=tuple(dict.fromkeys(run.validated_on for pair in pairs for run in pair if run.validated_on)),
     )
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import StudyError, first_few
+from .fingerprint import digest
 from .job import Job, is_done
+
+MUST_BE_EQUAL = ("code", "data", "source")  # in all runs; "source" only of those that have one and know it
 
 
 def refuse_strangers(jobs: Sequence[tuple[Path, Job]], *, mixed: bool = False) -> None:
-    """Refuse folders with runs that this study would not make; those of other code or data only without `mixed`.
+    """Refuse folders with runs that this study would not make; those of other code, data or source networks only
+    without `mixed`.
 
     Raises:
         StudyError: with what differs.
@@ -61,11 +67,21 @@ def _differences(there: Job, job: Job) -> Iterator[str]:
             yield f"was run with {key}={old!r}, and the study has {new!r}"
 
 
+def source_fingerprint(folder: Path, job: Job) -> str:
+    """Of what the source network in `folder` was trained by, where it is there, and else will be: `job`."""
+    if is_done(folder, job):
+        with suppress(OSError, ValueError, TypeError):
+            job = Job.read(folder)
+    keys = {key: _file(value) for key, value in job.keys.items() if key != "dataset_dir"}  # its content is `data`
+    return digest([json.dumps(keys, sort_keys=True), job.files, job.code, job.data])
+
+
 def _begun(folder: Path, there: Job, job: Job) -> Iterator[str]:
-    """A training that was stopped goes on by the code and the data that it began with, or not at all."""
+    """A training that was stopped goes on by the code, data and source that it began with, or not at all."""
     if (folder / "runs").is_dir() and not is_done(folder, job):
-        for what in ("code", "data"):
-            if getattr(there, what) != getattr(job, what):
+        for what in MUST_BE_EQUAL:
+            old, new = getattr(there, what), getattr(job, what)
+            if old and old != new:
                 yield f"was begun with other {what} than the study has now"
 
 
@@ -75,15 +91,16 @@ def _file(value: Any, parts: int = 1) -> Any:  # noqa: ANN401 - of a config
 
 
 def refuse_mixture(jobs: Mapping[Path, Job]) -> None:
-    """Refuse runs of different code or data: a difference in their scores may not be the schemes'.
+    """Refuse runs of different code, data or source networks: a difference in their scores may not be the schemes'.
 
     Raises:
         StudyError: with the runs of each kind.
     """
-    for what in ("code", "data"):
+    for what in MUST_BE_EQUAL:
         versions: dict[str, list[str]] = {}
         for folder, job in jobs.items():
-            versions.setdefault(getattr(job, what), []).append(f"{folder.parent.name}/{folder.name}")
+            if version := getattr(job, what):
+                versions.setdefault(version, []).append(f"{folder.parent.name}/{folder.name}")
         if len(versions) > 1:
             kinds = "; ".join(f"{len(runs)} of {version}: {first_few(runs, 3)}" for version, runs in versions.items())
             raise StudyError(

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.splits import read_split
-from ..errors import StudyError
+from ..errors import DataError, StudyError
 from .candidates import best
 from .collect import last_validation
 from .job import LOG_FILE, Job, is_done, run_logged
@@ -72,7 +72,11 @@ def execute(matrix: Matrix, workers: int = 1) -> list[Failure]:
 
 
 def complete(run: Run, start_job: Callable[[Path, Job], None], advance: Callable[[], object]) -> None:
-    """A run's search, one candidate after the other, and then the run with what was chosen by inner validation."""
+    """A run's search, one candidate after the other, and then the run with what was chosen by inner validation.
+
+    Raises:
+        StudyError: a training failed, or what one has left cannot be read.
+    """
     scores = []
     for folder, (_, job) in run.search.items():
         if not is_done(folder, job):
@@ -88,9 +92,13 @@ def refuse_test_scores(folder: Path) -> None:
     """The bundles validate on the test part where there is no validation part.
 
     Raises:
-        StudyError: this candidate did.
+        StudyError: this candidate did, or its split.json cannot be read.
     """
-    if not read_split(folder / "runs/train/split.json")["validation"]:
+    try:
+        split = read_split(folder / "runs/train/split.json")
+    except DataError as error:
+        raise StudyError(f"{error} Remove {folder} to have it run again.") from error
+    if not split["validation"]:
         raise StudyError(f"{folder} has no validation part, so that its search would choose by the test part.")
 
 
@@ -116,7 +124,8 @@ def start(folder: Path, job: Job, slot: int = 0, workers: int = 1) -> None:
     process = PROCESSES.Process(target=run_logged, args=(folder, variables, threads))
     process.start()
     process.join()
-    if process.exitcode:
+    # Another thread that starts a process looks at this one too, and may take its exit code away (it reads 255 then).
+    if process.exitcode and not is_done(folder, job):
         lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
         raise StudyError(f"exit code {process.exitcode}; {folder / LOG_FILE} ends with: {said.strip()}")

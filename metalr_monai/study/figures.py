@@ -19,6 +19,7 @@ from ..files import atomic_path
 from ..handlers.classification_figures import BAR, GAP
 from ..handlers.rate_history import depth_colours
 from .records import RunRecord
+from .start_rates import Places, scores_by_rate
 from .summary import Summary
 
 SEED_MARKS = "osD^vP*X<>"
@@ -159,7 +160,7 @@ def frozen_range_figure(scores: Mapping[tuple[int, int], float], title: str) -> 
     return figure
 
 
-def start_rate_figure(records: Sequence[RunRecord], places: Mapping[str, tuple[str, float]], title: str) -> Any:  # noqa: ANN401
+def start_rate_figure(records: Sequence[RunRecord], places: Places, title: str) -> Any:  # noqa: ANN401
     """A score against the start rate: one line the mean over seeds, its band ± sd, a dot a seed.
 
     Args:
@@ -167,15 +168,10 @@ def start_rate_figure(records: Sequence[RunRecord], places: Mapping[str, tuple[s
         places: scheme → (name of its line, start rate).
         title: of the score to draw.
     """
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        if record.scheme in places:
-            line, rate = places[record.scheme]
-            found[line][rate].append(100 * record.scores[title])
     figure, [axes] = _panels(1, 3.6, columns=1)
-    for number, (line, by_rate) in enumerate(found.items()):
+    for number, (line, by_rate) in enumerate(scores_by_rate(records, places, title).items()):
         colour = _LINES[number % len(_LINES)]
-        rates = sorted(by_rate)
+        rates = [rate for rate, scores in by_rate.items() if scores]
         spread = [mean_sd(by_rate[rate]) for rate in rates]
         means = np.array([score.mean for score in spread])
         sds = np.array([0 if math.isnan(score.sd) else score.sd for score in spread])

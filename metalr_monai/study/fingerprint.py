@@ -14,17 +14,17 @@ from ..checksum import sha256
 def code_fingerprint(bundle: Path) -> str:
     """Of every source file of the package and every config of the bundle; 16 hexadecimal digits."""
     package = Path(metalr_monai.__file__).parent
-    return _digest([*_lines(package, "*.py"), *_lines(bundle / "configs", "*.json")])
+    return digest([*_lines(package, "*.py"), *_lines(bundle / "configs", "*.json")])
 
 
 def data_fingerprint(folder: Path) -> str:
     """Of the names and sizes of all files below a folder; 16 hexadecimal digits. Contents are not read."""
-    return _digest(f"{path.relative_to(folder)} {path.stat().st_size}" for path in _files(folder, "*"))
+    return digest(f"{path.relative_to(folder)} {path.stat().st_size}" for path in _files(folder, "*"))
 
 
 def files_fingerprint(files: Iterable[str]) -> str:
     """Of the contents of files, in order; 16 hexadecimal digits."""
-    return _digest(sha256(Path(name)) for name in files)
+    return digest(sha256(Path(name)) for name in files)
 
 
 def _lines(folder: Path, pattern: str) -> Iterable[str]:
@@ -36,5 +36,6 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.rglob(pattern) if path.is_file())
 
 
-def _digest(lines: Iterable[str]) -> str:
+def digest(lines: Iterable[str]) -> str:
+    """Of lines of text, in order; 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

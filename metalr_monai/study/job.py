@@ -42,6 +42,8 @@ class Job:
         code, data: fingerprints of the program and of the data's folder.
         files: fingerprint of the configs, and of the files that keys name, as a split or weights of the user's.
         search: the keys of each candidate that is tried before it.
+        source: fingerprint of the job that trained the network it starts from; "" where the study trains none for it,
+            and of runs from before it was written down.
     """
 
     scheme: str
@@ -54,6 +56,7 @@ class Job:
     data: str
     files: str
     search: list[dict[str, Any]]
+    source: str = ""
 
     def write(self, folder: Path) -> None:
         """Leave the job in its folder, for `run`."""
@@ -102,6 +105,7 @@ def run(folder: Path) -> None:
         keys = {key: "$None" if value is None else value for key, value in job.keys.items()}  # MONAI drops a None
         common = {"meta_file": job.meta_file, "bundle_root": str(folder), **keys}
         if not is_trained(folder):
+            (folder / SCORED).unlink(missing_ok=True)  # of an earlier training
             run_config(config_file=job.config_files, **common)
         for checkpoint in (folder / TRAINED).parent.glob(f"{PREFIX}*.pt"):  # most of a folder's bytes, by far
             checkpoint.unlink()

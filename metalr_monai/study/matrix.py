@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..errors import StudyError, near_misses
 from ..files import atomic_path
 from .candidates import Candidate, candidates
 from .definition import Data, Entry, Study
+from .earlier_runs import source_fingerprint
 from .fingerprint import code_fingerprint, data_fingerprint, files_fingerprint
 from .job import Job, as_path, is_done, run_folder
 
@@ -46,6 +48,7 @@ class Matrix:
 
     source: tuple[Path, Job] | None
     runs: Sequence[Run]
+    needs_gpu: bool = False
 
     @property
     def todo(self) -> list[Run]:
@@ -80,37 +83,39 @@ def make_matrix(
         generate: False leaves phantoms that are not there yet ungenerated, for who only counts the runs.
 
     Raises:
-        StudyError: an unknown scheme, a search without candidates, a folder of data that is not there, or a scheme that
-            starts from a pre-trained network where there is none.
+        StudyError: an unknown scheme, a search without candidates, a folder of data that is not there or has the
+            output in it, or a scheme that starts from a pre-trained network where there is none.
     """
     schemes = _named(study, schemes)
     code, meta = code_fingerprint(study.bundle), str(study.bundle / "configs/metadata.json")
+    target = _data_folder(study.data, data, output / "phantoms", generate)
     source = None
     if study.source is not None and checkpoint is None:
         folder = _data_folder(study.source.data, data, output / "source_phantoms", generate)
+        configs = [str(study.train_config), *study.source.overlays]
         job = Job(
             scheme="source",
             seed=0,
-            config_files=[str(study.train_config), *study.source.overlays],
+            config_files=configs,
             meta_file=meta,
             evaluate="",
             keys={"dataset_dir": str(folder), **study.source.keys},
             code=code,
             data=data_fingerprint(folder),
-            files=files_fingerprint([str(study.train_config), *study.source.overlays]),
+            files=files_fingerprint([*configs, *_files_in(study.source.keys.values())]),
             search=[],
         )
         source = (output / "source", job)
-    target = _data_folder(study.data, data, output / "phantoms", generate)
     fixed = {"meta_file": meta, "code": code, "data": data_fingerprint(target)}
     weights = checkpoint if source is None else source_model(output)
+    trained_by = "" if source is None else source_fingerprint(*source)
     found = {name: candidates(study, study.schemes[name]) for name in schemes}
     runs = [
-        _run(study, study.schemes[name], seed, target, output, found[name], fixed, weights)
+        _run(study, study.schemes[name], seed, target, output, found[name], fixed, weights, trained_by)
         for seed in range(seeds)
         for name in schemes
     ]
-    return Matrix(source, runs)
+    return Matrix(source, runs, study.needs_gpu)
 
 
 def _named(study: Study, names: Sequence[str]) -> list[str]:
@@ -134,6 +139,7 @@ def _run(
     tried: Sequence[Candidate],
     fixed: Mapping[str, str],
     weights: Path | None,
+    trained_by: str,
 ) -> Run:
     folder = run_folder(output, entry.name, seed)
     files = [str(study.train_config), *study.overlays, *entry.overlays]
@@ -152,13 +158,18 @@ def _run(
         )
 
     # The source's model need not be there yet, and its own job says what it is.
-    named = [value for value in keys.values() if value != str(source_model(output)) and _is_file(value)]
-    digest = files_fingerprint([*files, *named])
+    model = str(source_model(output))
+    named = _files_in(value for value in keys.values() if value != model)
+    known = {
+        **fixed,
+        "files": files_fingerprint([*files, *named]),
+        "source": trained_by if keys.get("checkpoint") == model else "",
+    }
 
     def job(evaluate: str, more: Mapping[str, Any], search: Sequence[Candidate] = ()) -> Job:
         tried_before = [dict(candidate.keys) for candidate in search]
         own = {**keys, **more}
-        return Job(entry.name, seed, files, evaluate=evaluate, keys=own, files=digest, search=tried_before, **fixed)
+        return Job(entry.name, seed, files, evaluate=evaluate, keys=own, search=tried_before, **known)
 
     inner = {"validation": study.inner_validation}
     search = {
@@ -173,8 +184,9 @@ def source_model(output: Path) -> Path:
     return output / "source/models/model.pt"
 
 
-def _is_file(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("/") and Path(value).is_file()
+def _files_in(values: Iterable[object]) -> list[str]:
+    """Those that name files, as a run will find them: its working folder is this one."""
+    return [value for value in values if isinstance(value, str) and isfile(value)]
 
 
 def _data_folder(data: Data, base: Path | None, phantoms: Path, generate: bool) -> Path:
@@ -184,7 +196,13 @@ def _data_folder(data: Data, base: Path | None, phantoms: Path, generate: bool) 
         raise StudyError("This study is of data of yours; name its folder with --data.")
     if not (base / data.folder).is_dir():
         raise StudyError(f"There is no folder {base / data.folder}; expected the study's data there.")
-    return (base / data.folder).absolute()
+    folder = (base / data.folder).absolute()
+    if phantoms.resolve().is_relative_to(folder.resolve()):
+        raise StudyError(
+            f"The output folder {phantoms.parent} is in the data folder {folder}, so that what runs write would be "
+            f"taken for other data when the study goes on; name an output folder elsewhere."
+        )
+    return folder
 
 
 def _phantoms(options: dict[str, Any], folder: Path, generate: bool) -> Path:

@@ -36,6 +36,8 @@ class RunRecord:
         search_seconds: training time of the candidates that a searching scheme tried before this run; else 0.
         chosen: what a searching scheme chose, in words; else "".
         peak_memory: bytes of the process, or of the GPU where there is one; None where unknown.
+        validated_on: the part of the data that validations are of, in words, such as "test part (156 cases)".
+        date, machine, versions: when it ended, on what, and with which packages; "" where unknown.
     """
 
     scheme: str
@@ -47,6 +49,10 @@ class RunRecord:
     search_seconds: float = 0.0
     chosen: str = ""
     peak_memory: int | None = None
+    validated_on: str = ""
+    date: str = ""
+    machine: str = ""
+    versions: str = ""
 
     @property
     def train_seconds(self) -> float:

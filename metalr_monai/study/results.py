@@ -11,12 +11,15 @@ from typing import Any
 from ..evaluation.tables import write_csv, write_json
 from ..files import atomic_path
 from . import figures as draw
+from .job import as_path
 from .page import StudyFigure, check_extras, write_page
 from .records import RunRecord
+from .start_rates import Places
 from .summary import Summary, summarize
-from .tables import Published, TextTable, as_markdown, csv_rows, tables
+from .tables import START_RATES, Published, TextTable, as_markdown, csv_rows, tables
 
-FIGURES = ("scores", "final_rates", "rates", "start_rates", "frozen_ranges")
+Ranges = Mapping[tuple[int, int], float]  # first and last frozen block → score
+FIGURES = ("scores", "final_rates", "rates", "start_rates", "frozen_ranges*")
 DEFAULT_TITLE = "Fine-tuning schemes compared"
 
 
@@ -29,8 +32,8 @@ def write_results(
     titles: Sequence[str],
     scratch: str | None = None,
     published: Published | None = None,
-    start_rates: Mapping[str, tuple[str, float]] | None = None,
-    frozen_ranges: Mapping[tuple[int, int], float] | None = None,
+    start_rates: Places | None = None,
+    frozen_ranges: Mapping[str, Ranges] | None = None,
 ) -> Summary:
     """Write `results.md`, `results.csv`, `results.json`, `figures/*.png` and `report.html`, each atomically.
 
@@ -46,8 +49,8 @@ def write_results(
         titles: scores to tell of, by their keys in the records; the first one is tested.
         scratch: scheme that trains from random weights.
         published: scheme → {title of a score, or "time": text}: a paper's numbers, shown apart from our own.
-        start_rates: scheme → (name of its line, start rate): draws the score against the start rate.
-        frozen_ranges: (first, last frozen block) → score, 0 … 1: draws the heat map of a bi-directional search.
+        start_rates: of a sweep: the score by start rate takes the place of comparisons with the baseline.
+        frozen_ranges: scheme → (first, last frozen block) → score, 0 … 1: draws the heat map of each of these searches.
 
     Returns:
         The summary.
@@ -57,7 +60,7 @@ def write_results(
         StateError: the extra `report` is missing; the tables are written.
     """
     folder = Path(folder)
-    summary = summarize(records, baseline=baseline, titles=titles, scratch=scratch)
+    summary = summarize(records, baseline=baseline, titles=titles, scratch=scratch, start_rates=start_rates)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     title = str(about.get("title", DEFAULT_TITLE))
     settings = {key: value for key, value in about.items() if key != "title"}
@@ -65,7 +68,11 @@ def write_results(
     with atomic_path(folder / "results.md") as temporary:
         temporary.write_text(_markdown(title, summary, found, settings), encoding="utf-8")
     write_csv(csv_rows(summary, published), folder / "results.csv")
-    ranges = [{"first": m, "last": n, "score": score} for (m, n), score in (frozen_ranges or {}).items()]
+    ranges = [
+        {"scheme": scheme, "first": m, "last": n, "score": score}
+        for scheme, scores in (frozen_ranges or {}).items()
+        for (m, n), score in scores.items()
+    ]
     content = {
         "about": about,
         "baseline": baseline,
@@ -83,8 +90,9 @@ def write_results(
     drawn = _figures(records, summary, start_rates, frozen_ranges)
     for figure in drawn:
         draw.save_png(figure.figure, folder / f"figures/{figure.name}.png")
-    for name in set(FIGURES) - {figure.name for figure in drawn}:
-        (folder / f"figures/{name}.png").unlink(missing_ok=True)  # of other records
+    for file in (file for name in FIGURES for file in (folder / "figures").glob(f"{name}.png")):
+        if file.stem not in {figure.name for figure in drawn}:
+            file.unlink()  # of other records
     write_page(folder / "report.html", title=title, summary=summary, tables=found, figures=drawn, about=settings)
     return summary
 
@@ -92,8 +100,8 @@ def write_results(
 def _figures(
     records: Sequence[RunRecord],
     summary: Summary,
-    start_rates: Mapping[str, tuple[str, float]] | None,
-    frozen_ranges: Mapping[tuple[int, int], float] | None,
+    start_rates: Places | None,
+    frozen_ranges: Mapping[str, Ranges] | None,
 ) -> list[StudyFigure]:
     rates, first = "Rates by block", summary.first_title
     found = [
@@ -125,21 +133,21 @@ def _figures(
         found.append(
             StudyFigure(
                 "start_rates",
-                "Start rates",
+                START_RATES,
                 f"{first} by start rate",
                 "A dot is a seed, the line their mean, the band a standard deviation above and below.",
                 draw.start_rate_figure(records, start_rates, first),
             )
         )
-    if frozen_ranges:
+    for scheme, scores in (frozen_ranges or {}).items():
         found.append(
             StudyFigure(
-                "frozen_ranges",
+                f"frozen_ranges_{as_path(scheme)}",
                 "Frozen blocks",
-                "Score by first and last frozen block",
+                f"Score of {scheme} by first and last frozen block",
                 "Blocks by depth, the input's being 1; all others train. The frame is the best; the left-most column "
                 "is layer-wise fine-tuning.",
-                draw.frozen_range_figure(frozen_ranges, "score of the search"),
+                draw.frozen_range_figure(scores, f"{scheme}: score of the search"),
                 narrow=True,
             )
         )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 
 from ..errors import StudyError, near_misses
 from ..files import atomic_path
-from .collect import collect, searched_ranges
+from .collect import COPY, NOT_FINISHED, collect, searched_ranges
 from .definition import Study
 from .earlier_runs import refuse_strangers
 from .execute import Failure, execute
@@ -24,10 +22,11 @@ from .job import is_done
 from .matrix import Matrix, make_matrix
 from .ray_executor import execute_on_ray
 from .results import write_results
+from .surroundings import of_all
 
 EXECUTORS = {"local": execute, "ray": execute_on_ray}
 ABOUT_FILE = "study.json"
-MIXED = {"mixed": "runs of different code or data may be compared here (--mixed)"}
+MIXED = {"mixed": "runs of different code, data or source networks may be compared here (--mixed)"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Outcome:
     page: Path | None
     failures: Sequence[Failure]
     skipped: Mapping[Path, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no run has failed, and none that is finished is missing from the results."""
+        return not self.failures and set(self.skipped.values()) <= {NOT_FINISHED, COPY}
 
 
 def run_study(
@@ -69,7 +73,7 @@ def run_study(
         schemes: some of the study's; all by default.
         workers: runs at a time.
         executor: "local", or "ray" (the extra `cluster`).
-        mixed: take runs of different code or data together.
+        mixed: take runs of different code, data or source networks together.
 
     Raises:
         StudyError: see `make_matrix`, `execute` and `collect`; or a GPU is needed, and there is none.
@@ -129,13 +133,13 @@ def report_study(output: Path, *, mixed: bool = False) -> tuple[Path | None, dic
     write_results(
         sorted(records, key=lambda record: (about["schemes"].index(record.scheme), record.seed)),
         output,
-        about={**about["shown"], **(MIXED if mixed else {})},
+        about={**about["shown"], **of_all(records), **(MIXED if mixed else {})},
         baseline=about["baseline"],
         titles=list(about["titles"]),
         scratch=about["scratch"],
         published=about["published"],
         start_rates={name: (line, rate) for name, (line, rate) in about["start_rates"].items()},
-        frozen_ranges=searched_ranges(output, about["bi_directional"]),
+        frozen_ranges={name: found for name in about["schemes"] if (found := searched_ranges(output, name))},
     )
     return output / "report.html", skipped
 
@@ -157,7 +161,8 @@ def _matrix(
 
 
 def _seeds_there(output: Path, seeds: int) -> int:
-    return max([seeds, *(int(folder.name.removeprefix("seed_")) + 1 for folder in output.glob("runs/*/seed_*"))])
+    there = (re.fullmatch(r"seed_(\d+)", folder.name) for folder in output.glob("runs/*/seed_*"))
+    return max([seeds, *(int(name[1]) + 1 for name in there if name)])
 
 
 def _expected(matrix: Matrix, left: int, workers: int) -> str:
@@ -182,25 +187,17 @@ def _write_about(study: Study, output: Path, command: str) -> None:
         "scratch": study.scratch,
         "published": study.published,
         "start_rates": study.start_rates,
-        "bi_directional": next((name for name, e in study.schemes.items() if e.search == "bi-directional"), None),
         "shown": {
             "title": study.title,
             "command": command,
             "data": study.about_data,
             "bundle": study.bundle.name,
             "settings": dict(study.keys),
-            "date": date.today().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_gpus()}",
-            "torch": torch.__version__,
         },
     }
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / ABOUT_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-
-
-def _gpus() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 def _read_about(output: Path) -> dict[str, Any]:

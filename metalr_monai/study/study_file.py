@@ -39,7 +39,9 @@ def _content(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise StudyError(f"The study {file} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise StudyError(f"The study {file} is not UTF-8: {error}. Save it as UTF-8.") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date without its day is a ValueError
         raise StudyError(f"The study {file} is not valid YAML: {error}.") from error
     if not isinstance(content, dict):
         raise StudyError(f"The study {file} holds a {type(content).__name__}; expected keys such as title and schemes.")
@@ -74,7 +76,10 @@ def _study(content: Mapping[str, Any], file: Path) -> Study:
         seeds=content.get("seeds", 5),
         inner_validation=float(content.get("inner_validation", 0.2)),
         needs_gpu=content.get("needs_gpu", False),
-        published=content.get("published", {}),
+        published={
+            name: {column: str(value) for column, value in row.items()}
+            for name, row in content.get("published", {}).items()
+        },
         start_rates={_at_rate(entry, rate).name: (entry.name, rate) for entry in entries for rate in rates},
     )
 

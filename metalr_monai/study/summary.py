@@ -13,6 +13,9 @@ from .against import BETTER, FEWEST_CASES, LEVEL, OPEN, WORSE, Against, Runs, co
 from .budget import EqualTime, equal_time, has_curve
 from .cost import Cost, cost_of
 from .records import RunRecord
+from .start_rates import Places, Sweep, sweeps
+from .start_rates import verdict as sweep_verdict
+from .surroundings import remarks
 
 SHOWN = 0.05  # points: a smaller loss reads as 0.0
 
@@ -47,7 +50,10 @@ class SchemeSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study: its schemes in the order of their first runs, the verdict in one or two sentences, and remarks."""
+    """A study: its schemes in the order of their first runs, the verdict in one or two sentences, and remarks.
+
+    `sweeps` are its schemes without their start rates, where it runs each with several: they are not tested then.
+    """
 
     baseline: str
     titles: tuple[str, ...]
@@ -55,6 +61,7 @@ class Summary:
     schemes: tuple[SchemeSummary, ...]
     verdict: str
     notes: tuple[str, ...]
+    sweeps: tuple[Sweep, ...] = ()
 
     @property
     def first_title(self) -> str:
@@ -63,7 +70,12 @@ class Summary:
 
 
 def summarize(
-    records: Sequence[RunRecord], *, baseline: str, titles: Sequence[str], scratch: str | None = None
+    records: Sequence[RunRecord],
+    *,
+    baseline: str,
+    titles: Sequence[str],
+    scratch: str | None = None,
+    start_rates: Places | None = None,
 ) -> Summary:
     """Compare every scheme of a study with the baseline, seed by seed.
 
@@ -72,6 +84,7 @@ def summarize(
         baseline: scheme that the others are compared with.
         titles: scores to tell of; the first one is tested.
         scratch: scheme that trains from random weights, if the study has one; a note says where it has no run yet.
+        start_rates: of a sweep; its schemes are not tested against the baseline.
 
     Raises:
         OptionError: no records, two of one scheme and seed, none of the baseline, or a run without a score of `titles`.
@@ -82,7 +95,8 @@ def summarize(
             f"No run is of the scheme {baseline!r}.{near_misses(baseline, runs)} There are runs of {', '.join(runs)}."
         )
     seeds = tuple(sorted({record.seed for record in records}))
-    against = compare_schemes(runs, baseline, titles[0])
+    found = sweeps(records, start_rates or {}, titles[0])
+    against = {} if found else compare_schemes(runs, baseline, titles[0])
     schemes = tuple(
         SchemeSummary(
             scheme=name,
@@ -102,10 +116,13 @@ def summarize(
         )
         for name, own in runs.items()
     )
-    notes = _notes(schemes, runs, baseline)
+    notes = [*_notes(schemes, runs, baseline), *remarks(records)]
     if scratch is not None and scratch not in runs:
         notes.append(f"“{scratch}” has no finished run: no scheme is compared with training from random weights.")
-    return Summary(baseline, tuple(titles), seeds, schemes, _verdict(schemes, baseline, titles[0]), tuple(notes))
+    if found:
+        notes.insert(0, f"Nothing is tested: {len(runs)} schemes with their rates are too many to correct for.")
+    said = sweep_verdict(found, titles[0]) if found else _verdict(schemes, baseline, titles[0])
+    return Summary(baseline, tuple(titles), seeds, schemes, said, tuple(notes), found)
 
 
 def _by_scheme(records: Sequence[RunRecord], titles: Sequence[str]) -> dict[str, dict[int, RunRecord]]:

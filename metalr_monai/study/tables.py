@@ -11,11 +11,13 @@ from typing import Any
 from ..evaluation.comparison import Difference, MeanSD
 from ..handlers.report_page import duration, memory
 from .against import BETTER, OPEN, WORSE
+from .start_rates import NEAR
 from .summary import Summary
 
 NOTHING = "–"
 UNITS = ("cases", "seeds")
 VERDICTS = {BETTER: "better", WORSE: "worse", OPEN: "not told apart"}
+START_RATES = "Start rates"
 TIME = "time"  # column of the papers' tables, and a key of published numbers
 Published = Mapping[str, Mapping[str, str]]  # scheme → column → text
 
@@ -51,6 +53,7 @@ def tables(summary: Summary, published: Published | None = None) -> list[TextTab
         published: scheme → {score's title, or "time": text}: numbers of a paper, shown below our own and marked.
     """
     found = [
+        _start_rates(summary),
         _scores(summary, published or {}),
         _against(summary),
         _cost(summary),
@@ -109,19 +112,39 @@ def csv_rows(summary: Summary, published: Published | None = None) -> list[dict[
 # ---------------------------------------------------------------------- the tables
 
 
+def _start_rates(summary: Summary) -> TextTable:
+    rates = sorted({rate for sweep in summary.sweeps for rate in sweep.rates})
+    rows = []
+    for sweep in summary.sweeps:
+        means = dict(zip(sweep.rates, (score.mean for score in sweep.scores), strict=True))
+        cells = [_cell(means.get(rate, math.nan), ".1f") for rate in rates]
+        rows.append((sweep.scheme, *cells, sweep.near_best, _cell(sweep.decades, ".1f")))
+    return TextTable(
+        START_RATES,
+        ("scheme", *(f"{rate:g}" for rate in rates), f"within {NEAR:g} point of its best", "decades"),
+        tuple(rows),
+        note=(
+            f"{summary.first_title}, %, by start rate; mean over seeds ({_seeds(summary)}). Within {NEAR:g} point of "
+            "its best: the widest run of neighbouring rates, the best among them, with no mean lower than that; "
+            "decades: log₁₀ of its highest rate over its lowest. It may go on beyond the rates that were tried."
+        ),
+    )
+
+
 def _scores(summary: Summary, published: Published) -> TextTable:
-    columns = ("scheme", *summary.titles, TIME)
+    columns = ("scheme", *summary.titles, TIME, "peak memory")
     rows = []
     for scheme in summary.schemes:
         scores = [percent(scheme.scores[title]) for title in summary.titles]
-        rows.append((scheme.scheme, *scores, duration(scheme.cost.train_seconds)))
+        cost = scheme.cost
+        rows.append((scheme.scheme, *scores, duration(cost.train_seconds), memory(cost.peak_memory)))
         if scheme.scheme in published:
             rows.append(_published_row(scheme.scheme, columns, published))
     known = {scheme.scheme for scheme in summary.schemes}
     rows += [_published_row(name, columns, published) for name in published if name not in known]
     note = (
         f"Test part, last epoch; %, mean ± standard deviation over seeds ({_seeds(summary)}); {TIME}: training, a "
-        "search included, median over seeds."
+        "search included, median over seeds; peak memory: the highest of all seeds."
     )
     if published:
         note += " Rows “in the paper” are published numbers, of the paper's own data and machine: not measured here."
@@ -183,19 +206,22 @@ def _cost(summary: Summary) -> TextTable:
 
 def _equal_time(summary: Summary) -> TextTable:
     rows = []
+    parts: dict[str, None] = {}
     for scheme in summary.schemes:
         equal = scheme.equal_time
         if equal is not None:
+            parts |= dict.fromkeys(equal.validated_on)
             reached = f"{equal.reached} of {equal.seeds}"
             ratios = (_times(equal.time_ratio), _times(equal.epoch_ratio))
             rows.append((scheme.scheme, percent(equal.score), percent(equal.baseline), reached, *ratios))
+    of = f", which are of the {' or the '.join(parts)}," if parts else ""
     return TextTable(
         "At equal time",
         ("scheme", "validation then", f"{summary.baseline} then", "reach it", "time to it, ×", "epochs, ×"),
         tuple(rows if len(rows) > 1 else ()),
         note=(
-            f"Then: when the run of {summary.baseline} with the same seed was over; key metric of the validation, "
-            "%, on a straight line between validations. Reach it: seeds with a validation as high as the last one of "
+            f"Then: when the run of {summary.baseline} with the same seed was over; key metric of the validations{of} "
+            "in %, on a straight line between them. Reach it: seeds with a validation as high as the last one of "
             f"{summary.baseline}. Time and epochs to it: over those of {summary.baseline} until it first has that "
             "score; median over seeds. –: its search was not over then, or no more than half of the seeds reach it; "
             "epochs are not counted of a scheme that searches."

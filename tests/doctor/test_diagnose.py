@@ -107,6 +107,43 @@ def test_a_file_that_is_no_json_is_told_once(bundle: Path) -> None:
     assert "line 1 column" in fault.text
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("metadata.json", '{"a": 1,}', "cannot be read: "),
+        ("metadata.json", '{"required_packages_version": []}', "names the packages []; expected each with"),
+        ("evaluate.json", "[]", "holds a list; expected keys with values."),
+        ("train.json", "{", "cannot be read: "),  # once, and not again under each config that goes on top of it
+        ("mine.yaml", "", "holds nothing; expected keys with values."),
+        ("mine.yaml", "2024: 1", "has the key 2024, which is no text; put it in quotes."),
+    ],
+)
+def test_a_file_that_is_no_config_is_a_fault_of_its_own(bundle: Path, name: str, text: str, fault: str) -> None:
+    (bundle / "configs" / name).write_text(text, encoding="utf-8")
+    [found] = diagnose(bundle).faults
+    assert found.config == f"configs/{name}" and found.text.startswith(fault)
+
+
+@pytest.mark.parametrize(("name", "text"), [("mine.yaml", ""), ("mine.json", "[]")])
+def test_an_overlay_that_is_no_config_is_told_by_its_name(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    [fault] = diagnose(LIVER, [tmp_path / name]).faults
+    assert fault.config == str(tmp_path / name) and "expected keys with values" in fault.text
+
+
+def test_an_overlay_that_cannot_be_merged_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"+lr": 5}', encoding="utf-8")
+    [fault] = diagnose(LIVER, [tmp_path / "mine.json"]).faults
+    assert fault.config == f"configs/train.json + {tmp_path / 'mine.json'}"
+    assert fault.text.startswith("cannot be read on top of each other: config must be dict or list for key `+lr`")
+
+
+def test_the_network_s_config_is_looked_at_with_overlays_too(bundle: Path) -> None:
+    (bundle / "configs/inference.json").write_text("{", encoding="utf-8")
+    [fault] = diagnose(bundle, [ROOT / "configs/schemes/lp_ft.json"]).faults
+    assert fault.config == "configs/inference.json"
+
+
 def test_packages_that_are_missing_are_faults_and_other_versions_notes(bundle: Path) -> None:
     change(
         bundle / "configs/metadata.json",

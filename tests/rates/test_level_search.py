@@ -173,7 +173,7 @@ def test_a_state_of_another_search_is_refused_and_changes_nothing(other):
     saved.observe(0, 1.0)
     schedule = LevelSearch(**{"steps": 200, "guess": 10.0, "search": 0.5, **other})
     before = schedule.state_dict()
-    with pytest.raises(StateError, match=r"of a LevelSearch with steps 200, search_steps 100, guess 10\.0, and this one"):
+    with pytest.raises(StateError, match=r"a LevelSearch with steps 200, search_steps 100, guess 10\.0, and this"):
         schedule.load_state_dict(saved.state_dict())
     assert schedule.state_dict() == before
 

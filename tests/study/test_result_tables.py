@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 from study_records import record
 
 from metalr_monai.study.summary import summarize
@@ -37,16 +38,16 @@ def markdown(title, *args):
 def test_scores_in_percent_with_sd_and_the_papers_numbers_apart():
     assert markdown("Scores", PUBLISHED) == (
         "## Scores\n\n"
-        "| scheme | accuracy | AUC | time |\n"
-        "|---|---:|---:|---:|\n"
-        "| all layers | 82.0 ± 2.8 | 90.0 ± 0.0 | 2 min 00 s |\n"
-        "| all layers, in the paper | 91.6 ± 0.8 | – | 16.0m |\n"
-        "| search\\|k | 84.0 ± 1.4 | 70.0 | 10 min 00 s |\n"
-        "| fast | 84.0 | 95.0 | 1 min 00 s |\n"
-        "| AutoLR, in the paper | 90.4 ± 0.8 | – | – |\n\n"
+        "| scheme | accuracy | AUC | time | peak memory |\n"
+        "|---|---:|---:|---:|---:|\n"
+        "| all layers | 82.0 ± 2.8 | 90.0 ± 0.0 | 2 min 00 s | 512 MiB |\n"
+        "| all layers, in the paper | 91.6 ± 0.8 | – | 16.0m | – |\n"
+        "| search\\|k | 84.0 ± 1.4 | 70.0 | 10 min 00 s | – |\n"
+        "| fast | 84.0 | 95.0 | 1 min 00 s | – |\n"
+        "| AutoLR, in the paper | 90.4 ± 0.8 | – | – | – |\n\n"
         "Test part, last epoch; %, mean ± standard deviation over seeds (1 to 2); time: training, a search included, "
-        "median over seeds. Rows “in the paper” are published numbers, of the paper's own data and machine: not "
-        "measured here.\n"
+        "median over seeds; peak memory: the highest of all seeds. Rows “in the paper” are published numbers, of the "
+        "paper's own data and machine: not measured here.\n"
     )
 
 
@@ -96,6 +97,23 @@ def test_equal_time_only_of_schemes_with_a_curve():
     )
     last_only = [replace(one, validation={2: 0.5}) for one in RECORDS]
     assert not [table for table in tables(summary(last_only)) if table.title == "At equal time"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([""], "key metric of the validations in %, on"),
+        (["test part (156 cases)"], "key metric of the validations, which are of the test part (156 cases), in %, on"),
+        (
+            ["validation part (9 cases)", "validation part (8 cases)"],
+            "validations, which are of the validation part (9 cases) or the validation part (8 cases), in %, on",
+        ),
+    ],
+)
+def test_equal_time_names_the_part_that_was_validated_on(parts, words):
+    found = [replace(one, validated_on=parts[one.seed % len(parts)]) for one in RECORDS]
+    [table] = [table for table in tables(summary(found)) if table.title == "At equal time"]
+    assert words in table.note
 
 
 def test_every_seed_is_shown_and_a_missing_one_as_a_dash():

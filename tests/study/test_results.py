@@ -28,8 +28,7 @@ ABOUT = {"title": "Liver & lung", "command": "study x.yaml", "date": "2026-11-21
 
 EVERYTHING = {
     "published": {"all layers": {"accuracy": "91.6 ± 0.8"}},
-    "start_rates": {"all layers": ("plain", 1e-3)},
-    "frozen_ranges": {(1, 2): 0.5},
+    "frozen_ranges": {"both": {(1, 2): 0.5}, "both I2": {(1, 1): 0.25}},
 }
 
 
@@ -57,10 +56,10 @@ def written(tmp_path_factory):
 def test_all_files_are_written_and_no_others(written):
     assert files(written) == [
         "figures/final_rates.png",
-        "figures/frozen_ranges.png",
+        "figures/frozen_ranges_both.png",
+        "figures/frozen_ranges_both_I2.png",
         "figures/rates.png",
         "figures/scores.png",
-        "figures/start_rates.png",
         "report.html",
         "results.csv",
         "results.json",
@@ -83,8 +82,8 @@ def test_the_page_begins_with_the_verdict_and_needs_no_other_file(written):
     assert sources and all(source.startswith("data:image/svg+xml") for source in sources)
     headings = re.findall(r"<h2>(.*?)</h2>", body)
     assert headings[:2] == ["Scores", "Against all layers: accuracy"]
-    assert headings[2:5] == ["Rates by block", "Start rates", "Frozen blocks"]
-    assert headings[5:] == ["Cost", "At equal time", "Every seed: accuracy, %", "How it was run"]
+    assert headings[2:4] == ["Rates by block", "Frozen blocks"]
+    assert headings[4:] == ["Cost", "At equal time", "Every seed: accuracy, %", "How it was run"]
     assert "With 3 seeds the smallest possible p over seeds is 0.25, before the correction." in body
 
 
@@ -112,7 +111,10 @@ def test_markdown_tells_verdict_tables_remarks_and_how_it_was_run(written):
 def test_json_holds_records_and_summary(written):
     found = json.loads((written / "results.json").read_text(encoding="utf-8"))
     assert found["about"] == ABOUT and found["baseline"] == "all layers" and found["scratch"] == "new"
-    assert found["frozen_ranges"] == [{"first": 1, "last": 2, "score": 0.5}]
+    assert found["frozen_ranges"] == [
+        {"scheme": "both", "first": 1, "last": 2, "score": 0.5},
+        {"scheme": "both I2", "first": 1, "last": 1, "score": 0.25},
+    ]
     assert len(found["records"]) == 9
     assert found["records"][3]["epochs"][1]["rates"] == {"body": 1e-4, "head": 1e-2}
     assert found["summary"]["schemes"][1]["against"]["seeds"]["mean"] == pytest.approx(0.2)
@@ -127,6 +129,18 @@ def test_csv_is_a_row_a_scheme(written):
         ("new", "66.0"),
     ]
     assert rows[0]["p, seeds"] == "" and rows[0]["accuracy published"] == "91.6 ± 0.8"
+
+
+def test_a_sweep_begins_with_its_table_and_figure_and_compares_nothing(tmp_path):
+    write(tmp_path, scratch=None, start_rates={"all layers": ("plain", 1e-3), "new": ("plain", 1e-2)})
+    assert "figures/start_rates.png" in files(tmp_path)
+    body = (tmp_path / "report.html").read_text(encoding="utf-8").split("<body>")[1]
+    assert re.findall(r"<h2>(.*?)</h2>", body)[:3] == ["Start rates", "Scores", "Rates by block"]
+    assert body.index("accuracy by start rate") < body.index("within 1 point of its best</th>")
+    assert "Against" not in body and "Against" not in (tmp_path / "results.md").read_text(encoding="utf-8")
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    [sweep] = found["summary"]["sweeps"]
+    assert (sweep["scheme"], sweep["low"], sweep["high"]) == ("plain", 0.01, 0.01)
 
 
 def test_figures_of_other_records_go_and_bad_input_leaves_the_results(written, tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import pytest
 from conftest import SMALL, study_in
 
+from metalr_monai.__main__ import main
 from metalr_monai.errors import StudyError
-from metalr_monai.study.collect import collect
+from metalr_monai.study.collect import collect, searched_ranges
 from metalr_monai.study.definition import Study
-from metalr_monai.study.execute import refuse_test_scores
+from metalr_monai.study.execute import refuse_test_scores, start
 from metalr_monai.study.job import Job, run_folder
 from metalr_monai.study.matrix import make_matrix
 from metalr_monai.study.study import plan_study, report_study, run_study
@@ -90,6 +92,47 @@ def test_what_is_done_is_not_run_again(small_study: Study, finished: Path, tmp_p
     assert (output / "results.md").exists()
 
 
+def test_what_is_done_counts_and_not_the_exit_code(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metalr_monai.study.execute.run_logged", os.abort)  # ends in an error: it takes no arguments
+    folder = run_folder(copied(finished, tmp_path / "out"), "all layers", 0)
+    start(folder, Job.read(folder))
+    (folder / "runs/evaluate/metrics.json").unlink()
+    with pytest.raises(StudyError, match="exit code 1; "):
+        start(folder, Job.read(folder))
+
+
+def test_a_training_that_is_done_anew_is_scored_anew(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    folder = run_folder(output, "from scratch", 0)
+    report, metrics = folder / "runs/train/run_report.json", folder / "runs/evaluate/metrics.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "status": "failed"}))
+    metrics.write_text(json.dumps({"accuracy": {"value": 2.0}}))
+    assert list(run_study(small_study, output, command="study", schemes=["from scratch"]).failures) == []
+    assert scores(output) == scores(finished)
+
+
+def test_a_report_tells_the_runs_own_machine_and_day_whoever_writes_it(
+    small_study: Study, finished: Path, tmp_path: Path
+) -> None:
+    output = copied(finished, tmp_path / "out")
+    for name in NAMES:
+        file = run_folder(output, name, 0) / "runs/train/run_report.json"
+        content = json.loads(file.read_text())
+        content |= {"ended": "2024-02-29T10:00:00+00:00", "machine": {**content["machine"], "cpu_cores": 96}}
+        file.write_text(json.dumps(content))
+    study = small_study.bundle.parents[1] / "configs/studies/small.yaml"
+    flags = ["--schemes", "all layers; tuned rate", "--workers", "2"]
+    assert main(["study", str(study), str(output), *flags]) == 0
+    text = (output / "results.md").read_text().split("## How it was run")[1]
+    assert re.search(r"- date: 2024-02-29\n- machine: .*, 96 cores, .*\n- versions: python .*, torch ", text)
+    assert f'study {study} OUTPUT --seeds 1 --schemes "all layers; tuned rate" --workers 2\n' in text
+    file.write_text(json.dumps({**content, "machine": {**content["machine"], "cpu_cores": 2}}))
+    report_study(output)
+    assert "The runs differ in machines" in (output / "results.md").read_text()
+
+
 def test_a_study_killed_at_any_time_is_completed_without_repeating_runs(
     small_study: Study, finished: Path, tmp_path: Path
 ) -> None:
@@ -145,8 +188,71 @@ def test_a_spoiled_folder_is_passed_over_by_name(finished: Path, tmp_path: Path)
     page, skipped = report_study(output)
     assert page is not None
     assert {folder.parent.name for folder in skipped} == {"from_scratch", "tuned_rate"}
-    assert "JSONDecodeError" in skipped[run_folder(output, "from scratch", 0)]
+    assert re.search(
+        r"from_scratch/seed_0/runs/evaluate/metrics\.json is not whole \(JSONDecodeError: .*\); remove the folder to",
+        skipped[run_folder(output, "from scratch", 0)],
+    )
+    assert "run_report.json is not whole (ValueError: it holds a list)" in skipped[run_folder(output, "tuned rate", 0)]
     assert "from scratch" not in (output / "results.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("study_run.json", lambda text: text[: len(text) // 2]),
+        ("search/lr_0.003/study_run.json", lambda text: text[: len(text) // 2]),
+        ("search/lr_1e-06/study_run.json", lambda text: text[: len(text) // 2]),
+        ("runs/train/run_report.json", lambda text: json.dumps({**json.loads(text), "peak_memory_bytes": None})),
+        ("search/lr_0.003/runs/train/run_report.json", lambda _: "{"),
+        ("runs/evaluate/metrics.csv", lambda _: "nothing\nhere"),
+    ],
+)
+def test_a_report_names_the_spoiled_file_and_does_not_pass_for_whole(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, spoil: Callable[[str], str]
+) -> None:
+    output = copied(finished, tmp_path / "out")
+    path = run_folder(output, "tuned rate", 0) / file
+    path.write_text(spoil(path.read_text()))
+    assert main(["report", str(output)]) == 2
+    told = capsys.readouterr().out
+    assert f"not in the results: {run_folder(output, 'tuned rate', 0)} ({path} is not whole (" in told
+    assert "); remove the folder to have it run again)" in told
+    assert "tuned rate" not in (output / "results.csv").read_text()
+
+
+def test_a_place_of_a_score_that_is_not_there_is_named_with_near_misses(finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    about = json.loads((output / "study.json").read_text())
+    for place in ("accuracy.valu", "accuracy"):
+        (output / "study.json").write_text(json.dumps({**about, "titles": {"accuracy": place}}))
+        page, skipped = report_study(output)
+        assert (page, len(skipped)) == (None, 3)
+        for folder, reason in skipped.items():
+            assert reason.startswith(f"{folder}/runs/evaluate/metrics.json has no number at '{place}'")
+            assert re.search(r"Did you mean .*accuracy\.value", reason) and "remove" not in reason
+
+
+def test_copies_of_runs_are_named_and_are_no_seeds(small_study: Study, finished: Path, tmp_path: Path) -> None:
+    output = copied(finished, tmp_path / "out")
+    runs = output / "runs"
+    copies = [runs / "all_layers/seed_0.bak", runs / "all_layers_old/seed_0"]
+    for copy in copies:
+        shutil.copytree(runs / "all_layers/seed_0", copy)
+    outcome = run_study(small_study, output, command="study")
+    assert outcome.ok and outcome.page is not None
+    assert outcome.skipped == dict.fromkeys(copies, "a copy: its study_run.json names another folder")
+
+
+def test_candidates_of_copies_do_not_count_in_the_map_of_ranges(tmp_path: Path) -> None:
+    job = Job("both", 0, [], "", "", {}, "c", "d", "f", [])
+    for seed, score in (("seed_0", 0.5), ("seed_0.bak", 0.9)):
+        for first in (1, 2):
+            folder = tmp_path / f"runs/both/{seed}/search/{first}"
+            replace(job, keys={"first_frozen": first, "last_frozen": 2}).write(folder)
+            (folder / "runs/train").mkdir(parents=True)
+            report = {"status": "completed", "key_metric": {"last": score}}
+            (folder / "runs/train/run_report.json").write_text(json.dumps(report))
+    assert searched_ranges(tmp_path, "both") == {(1, 2): 0.5, (2, 2): 0.5}
 
 
 @pytest.mark.parametrize("what", ["code", "data"])
@@ -317,6 +423,16 @@ def test_data_of_the_users_must_be_there(tmp_path: Path) -> None:
         run_study(study, tmp_path / "out", command="study")
     with pytest.raises(StudyError, match=r"There is no folder .*/images; expected the study's data there"):
         run_study(study, tmp_path / "out", command="study", data=tmp_path)
+
+
+def test_an_output_among_the_data_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    study = study_in(tmp_path / "study", phantoms=None, folder="images")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    for output in (tmp_path / "images/out", tmp_path / "images", tmp_path / "link/out"):
+        with pytest.raises(StudyError, match=r"is in the data folder .*/images, .*name an output folder elsewhere"):
+            run_study(study, output, command="study", data=tmp_path)
+    assert not list((tmp_path / "images").iterdir())
 
 
 def test_a_study_that_needs_a_gpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from metalr_monai import check_settings
 from metalr_monai.errors import StudyError
+from metalr_monai.study.matrix import make_matrix
 from metalr_monai.study.study_file import read_study
 
 ROOT = Path(__file__).parents[2]
@@ -45,13 +46,19 @@ def test_a_study_is_read_with_paths_made_absolute(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs/studies").glob("*.yaml")), ids=lambda file: file.stem)
-def test_the_studies_of_the_repository_have_settings_that_a_run_accepts(file: Path) -> None:
+def test_the_studies_of_the_repository_have_settings_that_a_run_accepts(file: Path, tmp_path: Path) -> None:
     study = read_study(file)
     assert study.baseline in study.schemes
-    for entry in study.schemes.values():
+    for data in [study.data, *([study.source.data] if study.source else [])]:
+        (tmp_path / "data" / data.folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "weights.pt").touch()
+    weights = None if study.source else tmp_path / "weights.pt"
+    names = list(study.schemes)
+    matrix = make_matrix(study, tmp_path / "data", tmp_path / "out", 1, names, weights, generate=False)
+    for run in matrix.runs:
         parser = ConfigParser()
-        parser.read_config([str(study.train_config), *study.overlays, *entry.overlays])
-        values = {**study.keys, **entry.keys, "checkpoint": None}
+        parser.read_config(run.own.config_files)
+        values = {**run.own.keys, "checkpoint": None}
         for key, value in values.items():
             parser[key] = value
         settings = parser.get_parsed_content("settings")
@@ -87,6 +94,22 @@ def test_the_studies_of_the_repository_have_settings_that_a_run_accepts(file: Pa
         ({"schemes": {"all layers": {"overlays": "a.json"}}}, r"all layers: overlays is 'a.json'; expected a list"),
         ({"schemes": {"all layers": {"search": {"lr": 0.1}}}}, r"search: lr is 0.1; expected a list of values"),
         ({"schemes": {"all layers": {"keys": {"lr": "1e-4"}}}}, r"lr is the text '1e-4'; YAML takes 1.0e-4"),
+        ({"keys": {"lr": "1e-4"}}, r"yaml: keys: lr is the text '1e-4'"),
+        ({"schemes": {"all layers": {"search": {"lr": [1.0, "1e-3"]}}}}, r"search: lr is the text '1e-3'"),
+        ({"schemes": {"all layers": {"keys": None}}}, r"all layers: keys is None; expected a dict"),
+        ({"source": {"keys": ["lr"]}}, r"source: keys is \['lr'\]; expected a dict"),
+        ({"schemes": {"all layers": {"pretrained": "no"}}}, r"all layers: pretrained is 'no'; expected a bool"),
+        ({"schemes": {"all layers": None, 2024: None}}, r"schemes: 2024 is no text; put it in quotes"),
+        ({"schemes": {"all layers": None, False: None}}, r"schemes: False is no text; put it in quotes"),
+        ({"schemes": {"all layers": {"keys": {1: 2}}}}, r"all layers: keys: 1 is no text"),
+        ({"overlays": [5]}, r"yaml: overlays holds 5; expected names of files"),
+        ({"schemes": {"all layers": {"overlays": [5]}}}, r"all layers: overlays holds 5; expected names of files"),
+        ({"start_rates": ["fast"]}, r"start_rates holds 'fast'; expected numbers above 0"),
+        ({"start_rates": [0.1, -0.1]}, r"start_rates holds -0.1; expected numbers above 0"),
+        ({"scores": {"accuracy": 5}}, r"scores: accuracy is 5; expected a place in metrics\.json, as text such as"),
+        ({"published": {"all layers": 93.9}}, r"published: all layers: expected keys, found 93.9"),
+        ({"published": {"all layers": {"accuracy": [1]}}}, r"published: all layers: accuracy is \[1\]; expected a num"),
+        ({"published": {"AutoLR": {"acuracy": 1}}}, r"AutoLR: unknown key 'acuracy'; .* Did you mean accuracy"),
         ({"schemes": {"all layers": {}, "All, layers": {}}}, r"'All, layers' and 'all layers' would share a folder"),
         (
             {"schemes": {"all layers": {"search": {"learning_rate": [1]}}}},
@@ -116,6 +139,44 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(StudyError, match="is not valid YAML"):
         read_study(tmp_path / "broken.yaml")
+
+
+def test_a_study_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("title: Müller".encode("latin-1"))
+    with pytest.raises(StudyError, match=r"latin\.yaml is not UTF-8: .*Save it as UTF-8"):
+        read_study(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("mine.json", '{"lr": 1,}', r"mine\.json cannot be read: Expecting property name"),
+        ("mine.yaml", "", r"mine\.yaml holds nothing; expected keys"),
+        ("mine.json", "[]", r"mine\.json holds a list; expected keys"),
+        ("mine.yaml", "2024: 1", r"mine\.yaml has the key 2024, which is no text"),
+        ("mine.txt", "lr: 1", r"mine\.txt cannot be read: unknown file input"),
+        ("mine.json", '{"+lr": 5}', r"all layers: .*mine\.json cannot be read on top of each other: config must be"),
+        ("mine.json", '{"nothing#lr": 5}', r"mine\.json cannot be read on top of each other: 'query key: nothing'"),
+    ],
+)
+def test_an_overlay_that_is_no_config_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    file = written(tmp_path, schemes={"all layers": {"overlays": [name]}})
+    (tmp_path / "configs" / name).write_text(text)
+    with pytest.raises(StudyError, match=message):
+        read_study(file)
+
+
+def test_a_bundle_without_its_configs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudyError) as error:
+        read_study(written(tmp_path, bundle=str(tmp_path / "empty")))
+    for line, name in zip(str(error.value).splitlines(), ("train", "evaluate"), strict=True):
+        assert f"empty/configs/{name}.json cannot be read: [Errno 2] No such file" in line
+
+
+def test_published_numbers_are_shown_as_text(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, published={"all layers": {"accuracy": 93.9, "time": "16m"}}))
+    assert study.published == {"all layers": {"accuracy": "93.9", "time": "16m"}}
 
 
 def test_a_sweep_runs_every_scheme_with_every_start_rate(tmp_path: Path) -> None:
