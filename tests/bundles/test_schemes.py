@@ -149,7 +149,7 @@ def test_a_search_finds_its_level_in_a_bundle(kind: str, request: pytest.Fixture
     """From a guess so high that the search begins near the level: it goes up and down, and a cosine follows."""
     task, data = TASKS[kind], request.getfixturevalue(TASKS[kind].data)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "Every step of the search was approved of")
+        warnings.filterwarnings("error", "No step of the search's second half was disapproved of")
         train(task, "metalr_level_search", lr=100.0, epochs=6, dataset_dir=str(data), bundle_root=str(tmp_path))
     table = [[float(row[f"lr/{block}"]) for block in task.blocks] for row in rows(tmp_path / "runs/train/rates.csv")]
     level = torch.tensor(table).log().mean(1)

@@ -110,7 +110,9 @@ def test_a_training_that_is_done_anew_is_scored_anew(small_study: Study, finishe
     report.write_text(json.dumps({**json.loads(report.read_text()), "status": "failed"}))
     metrics.write_text(json.dumps({"accuracy": {"value": 2.0}}))
     assert list(run_study(small_study, output, command="study", schemes=["from scratch"]).failures) == []
-    assert scores(output) == scores(finished)
+    found, before = scores(output), scores(finished)
+    for run, own in before.items():
+        assert found[run] == pytest.approx(own, rel=1e-5)  # one thread more adds in another order
 
 
 def test_a_report_tells_the_runs_own_machine_and_day_whoever_writes_it(
