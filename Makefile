@@ -44,6 +44,8 @@ lint: .venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The tests' networks are small, and their processes share the cores: more threads would wait for each other.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 	$(BIN)/coverage report --include='metalr_monai/rates/*,metalr_monai/handlers/*' --fail-under=95 --format=total
